@@ -1,0 +1,1 @@
+"""Bytes in and bytes out; knows no format."""

@@ -1,0 +1,113 @@
+"""Writing a plan: pages go from the input through one reused buffer to ``writev``, nothing copies them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from typing import TYPE_CHECKING
+
+from xenmig_np.errors import InputOutputError, TruncatedImage
+from xenmig_np.io.plan import Literal
+from xenmig_np.limits import MIB, PIECE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from xenmig_np.io.plan import Range, Segment
+    from xenmig_np.io.source import Source
+
+IOV_MAX = os.sysconf("SC_IOV_MAX")
+LITERALS_MAX = MIB
+"""Bytes of literals that wait for a gathered write."""
+
+
+def write_all(fd: int, path: str, parts: list[bytes | memoryview]) -> None:
+    """Write all parts in order with ``writev``, however few bytes each call takes.
+
+    The kernel takes at most IOV_MAX parts and some 2 GiB at a time; pipes and quotas take less.
+    Raises :class:`InputOutputError`.
+    """
+    views = [memoryview(part) for part in parts if len(part)]
+    first = 0
+    while first < len(views):
+        try:
+            count = os.writev(fd, views[first : first + IOV_MAX])
+        except BlockingIOError:
+            select.select([], [fd], [])
+            continue
+        except OSError as error:
+            gone = "writing failed: its reader has gone" if error.errno == errno.EPIPE else "writing failed"
+            raise InputOutputError(gone, path=path, cause=error) from error
+        while first < len(views) and count >= len(views[first]):
+            count -= len(views[first])
+            first += 1
+        if count:
+            views[first] = views[first][count:]
+
+
+class Sink:
+    """Executes segments of one input on one descriptor."""
+
+    def __init__(
+        self, source: Source, fd: int, path: str, progress: Callable[[int], object] | None = None
+    ) -> None:
+        self._source = source
+        self._fd = fd
+        self._path = path
+        self._progress = progress
+        self._buffer = memoryview(bytearray(PIECE))
+        self._used = 0
+        self._waiting: list[bytes | memoryview] = []
+        self._waiting_bytes = 0
+        self.written = 0
+
+    def pour(self, segments: Iterable[Segment]) -> int:
+        """Write all segments; returns the bytes written.
+
+        Raises :class:`InputOutputError`, :class:`TruncatedImage`, and what the segments raise.
+        """
+        for segment in segments:
+            if isinstance(segment, Literal):
+                self._add(segment.data)
+            else:
+                self._copy(segment)
+        self.flush()
+        return self.written
+
+    def flush(self) -> None:
+        """Write what has been gathered."""
+        write_all(self._fd, self._path, self._waiting)
+        self.written += self._waiting_bytes
+        if self._progress and self._waiting_bytes:
+            self._progress(self.written)
+        self._waiting.clear()
+        self._waiting_bytes = self._used = 0
+
+    def _add(self, data: bytes | memoryview) -> None:
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if len(self._waiting) >= IOV_MAX or self._waiting_bytes >= LITERALS_MAX:
+            self.flush()
+
+    def _copy(self, part: Range) -> None:
+        at, left = part.offset, part.length
+        while left:
+            free = len(self._buffer) - self._used
+            if free < min(left, PIECE // 4):  # few large reads rather than a small one in each round
+                self.flush()
+                continue
+            piece = self._buffer[self._used : self._used + min(left, free)]
+            got = self._source.read_at(at, piece)
+            if got < len(piece):
+                raise TruncatedImage(
+                    path=self._source.path,
+                    offset=part.offset,
+                    item=part.item,
+                    found=f"the end of the input at {at + got:#x}",
+                    expected=f"{part.length:,} bytes",
+                )
+            self._used += got
+            self._add(piece)
+            at += got
+            left -= got

@@ -1,0 +1,32 @@
+"""Device-model records behind a libxc image (legacy-stream.md 7.3, containers.md 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+SIGNATURE_SIZE: Final = 21
+STATE_MAGIC: Final = b"QEVM"
+STATE_HEAD: Final = np.dtype([("magic", "S4"), ("version", ">u4")])
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceModelRecord:
+    """A form of the record: its signature and the length that follows."""
+
+    signature: bytes
+    length: np.dtype[np.unsignedinteger] | None
+    """None: the state reaches to the end of the file."""
+    writer: str
+    converted: bool
+
+
+DEVICE_MODEL_RECORDS: Final = (
+    DeviceModelRecord(b"DeviceModelRecord0002", np.dtype("<u4"), "libxl of Xen 4.1 to 4.5", converted=True),
+    DeviceModelRecord(b"RemusDeviceModelState", np.dtype("<u4"), "Remus of Xen 4.0 to 4.4", converted=False),
+    DeviceModelRecord(b"QemuDeviceModelRecord\n", np.dtype(">u4"), "XenServer", converted=False),
+    DeviceModelRecord(b"QemuDeviceModelRecord", None, "xend, or libxl of Xen 4.0", converted=False),
+)
+"""Longer signatures first: the first row that fits is the one."""
