@@ -1,0 +1,1 @@
+"""What is in an image: page table, and later its pages."""

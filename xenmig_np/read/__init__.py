@@ -1,0 +1,1 @@
+"""From bytes to located events. Knows nothing of writing."""

@@ -1,0 +1,181 @@
+"""What a reader tells: one located thing after another.
+
+Each event knows its offset in the input and its length, pages included; heads and small payloads are in it,
+pages and long blobs are an :class:`Extent` of the input. On a pipe an extent can be read only before the
+next event is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from xenmig_np.errors import Note
+    from xenmig_np.wire.legacy import ChunkType
+    from xenmig_np.wire.qemu import DeviceModelRecord
+    from xenmig_np.wire.vcpu import PvGuest
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes of the input."""
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something at a place of the input."""
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class P2mSize(Event):
+    """Beginning of an image: one more than the highest pfn."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of the extended info; ``payload`` only of the blocks that have a meaning."""
+
+    id: bytes
+    offset: int
+    size: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedInfo(Event):
+    """PV: kind of guest, and what its vCPU records hold. ``length`` 0: the image has none (Xen 3.0, 3.1)."""
+
+    guest: PvGuest
+    extended: bool
+    """128 bytes follow each vCPU context."""
+    xcnt: int
+    """Bytes of an xsave record as vCPU 0 had it, 0: there are none."""
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class P2mFrames(Event):
+    """PV: pfns of the frames that hold the guest's p2m; u4 or u8 of shape (frames,)."""
+
+    frames: NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True, slots=True)
+class PageBatch(Event):
+    """Up to 1024 words, and a page for each word whose type has data, in their order."""
+
+    index: int
+    """Number of the batch in the image, from 0."""
+    part: int
+    """0 before chunk -1, 1 behind it (verify mode)."""
+    types: NDArray[np.uint8]
+    """Shape (words,)."""
+    pfns: NDArray[np.uint32]
+    """Shape (words,); of XTAB words whatever their low bits hold."""
+    pages: Extent
+
+    @property
+    def item(self) -> str:
+        return f"page batch {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Event):
+    """A control chunk."""
+
+    row: ChunkType
+    payload: bytes
+    """Without id and length fields."""
+    value: Any = None
+    """Of a chunk with a fixed payload: a scalar of its dtype (an HVM parameter: int)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineVcpus(Chunk):
+    """Chunk -2."""
+
+    ids: tuple[int, ...] = ()
+    """Online vCPUs, ascending; bits above the highest id are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfBody(Event):
+    """Chunk 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unmapped(Event):
+    """PV tail: pfns that the guest gave back, all below p2m_size.
+
+    A long list comes in several events; ``last`` tells the last of them. There is always one.
+    """
+
+    pfns: NDArray[np.uint32]
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vcpu(Event):
+    """PV tail: state of one online vCPU."""
+
+    id: int
+    context: bytes
+    extended: bytes | None
+    xsave: bytes | None
+    """The record behind mask and size: xcr0, xcr0_accum, area."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedInfo(Event):
+    """PV tail: the page."""
+
+    page: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HvmMagic(Event):
+    """HVM tail: parameters 5, 6 and 1."""
+
+    values: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class HvmContext(Event):
+    """HVM tail: the hypervisor's record of the machine."""
+
+    context: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceModel(Event):
+    """The record behind the image; ``offset`` and ``length`` cover signature, length field and state."""
+
+    row: DeviceModelRecord
+    state: Extent
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfImage(Event):
+    """Behind everything that belongs to the image; always the last event but for :class:`Remark`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something worth telling, at its place among the events."""
+
+    note: Note
+
+
+AnyEvent = Event | Remark

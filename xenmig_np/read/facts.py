@@ -1,0 +1,254 @@
+"""What an image says, gathered while its events go by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from xenmig_np import limits
+from xenmig_np.errors import InvalidImage, Note
+from xenmig_np.read import consistency
+from xenmig_np.read.events import (
+    AnyEvent,
+    Chunk,
+    DeviceModel,
+    EndOfImage,
+    ExtendedInfo,
+    HvmContext,
+    HvmMagic,
+    OnlineVcpus,
+    P2mFrames,
+    P2mSize,
+    PageBatch,
+    Remark,
+    Unmapped,
+)
+from xenmig_np.read.pfnset import PfnSet
+from xenmig_np.wire import hvm, legacy, pages
+from xenmig_np.wire.legacy import Payload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from xenmig_np.read.legacy import Shape
+
+NEVER: Final = 0
+"""In :attr:`Facts.last_types`: the pfn was not mentioned."""
+
+
+class Notes:
+    """Notes, of each rule the first few; the rest is counted."""
+
+    def __init__(self) -> None:
+        self._kept: list[Note] = []
+        self._counts: Counter[str] = Counter()
+
+    def add(self, note: Note) -> None:
+        self._counts[note.rule] += 1
+        if self._counts[note.rule] <= limits.NOTES_PER_RULE:
+            self._kept.append(note)
+
+    def all(self) -> list[Note]:
+        """Those that were kept, and for each rule that had more, how many more."""
+        more = [
+            Note(rule, f"{count - limits.NOTES_PER_RULE:,} more notes of this kind ({rule})")
+            for rule, count in self._counts.items()
+            if count > limits.NOTES_PER_RULE
+        ]
+        return self._kept + more
+
+
+@dataclass(slots=True)
+class Facts:
+    """Sums and small things of one image; arrays as large as the guest, but nothing of its pages."""
+
+    shape: Shape
+    path: str
+    p2m_size: int = 0
+    info: ExtendedInfo | None = None
+    frames: P2mFrames | None = None
+    batches: int = 0
+    type_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(16, np.int64))
+    """Words by type, as they stand in the batches."""
+    last_types: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """For each pfn one more than the type of its last mention (XTAB words mention nothing), or NEVER."""
+    chunks: Counter[str] = field(default_factory=Counter)
+    params: list[tuple[int, int]] = field(default_factory=list)
+    """HVM parameters as (number in released streams, value), chunks first, in order of arrival."""
+    tsc: dict[str, int] | None = None
+    online: tuple[int, ...] = (0,)
+    verify: bool = False
+    unmapped: PfnSet = field(default_factory=lambda: PfnSet(0))
+    unmapped_entries: int = 0
+    unmapped_sent: int = 0
+    """Unmapped pfns that a batch mentions."""
+    context_length: int = 0
+    hvm_vcpus: int = 0
+    device_model: DeviceModel | None = None
+    toolstack_bytes: int = 0
+    end: int = 0
+    """Offset behind the image."""
+    notes: Notes = field(default_factory=Notes)
+
+    @property
+    def words(self) -> int:
+        return int(self.type_counts.sum())
+
+    @property
+    def pages(self) -> int:
+        """Pages in the image, each copy counted."""
+        return int(self.type_counts[pages.HAS_DATA].sum())
+
+    @property
+    def distinct_pages(self) -> int:
+        """Pfns whose last mention has data."""
+        return int(self.last_type_counts[pages.HAS_DATA].sum())
+
+    @property
+    def last_type_counts(self) -> NDArray[np.int64]:
+        """Pfns by the type of their last mention, shape (16,)."""
+        counts = np.zeros(17, np.int64)
+        for at in range(0, len(self.last_types), limits.MIB):  # bincount needs eight bytes for each
+            counts += np.bincount(self.last_types[at : at + limits.MIB], minlength=17)
+        return counts[1:]
+
+    @property
+    def superseded(self) -> int:
+        """Words whose pfn is mentioned again."""
+        return self.words - self.dropped_words - int(self.last_type_counts.sum())
+
+    @property
+    def dropped_words(self) -> int:
+        """XTAB words: no page, nothing that a stream could say."""
+        return int(self.type_counts[pages.PageType.XTAB])
+
+    @property
+    def guest_name(self) -> str:
+        return self.info.guest.name if self.info else "hvm"
+
+    def see(self, event: AnyEvent) -> None:
+        """Take an event into account. Raises :class:`InvalidImage` for what grows beyond all bounds."""
+        if (seer := SEERS.get(type(event))) is not None:
+            seer(self, event)
+
+
+def observed(events: Iterable[AnyEvent], facts: Facts) -> Iterator[AnyEvent]:
+    """The same events, each noted in ``facts`` before it is passed on, and remarks on what does not fit."""
+    for event in events:
+        facts.see(event)
+        yield event
+        for remark in consistency.remarks(event, facts):
+            facts.see(remark)
+            yield remark
+
+
+def _p2m_size(facts: Facts, event: P2mSize) -> None:
+    facts.p2m_size = event.value
+    facts.last_types = np.zeros(event.value, np.uint8)
+    facts.unmapped = PfnSet(event.value)
+
+
+def _frames(facts: Facts, event: P2mFrames) -> None:
+    facts.frames = event
+
+
+def _extended_info(facts: Facts, event: ExtendedInfo) -> None:
+    facts.info = event
+
+
+def _page_batch(facts: Facts, event: PageBatch) -> None:
+    facts.batches += 1
+    facts.type_counts += np.bincount(event.types, minlength=16)
+    kept = event.types != pages.PageType.XTAB
+    facts.last_types[event.pfns[kept]] = event.types[kept] + 1
+
+
+def _chunk(facts: Facts, event: Chunk) -> None:
+    facts.chunks[event.row.name] += 1
+    if event.row.param is not None:
+        facts.params.append((event.row.param, event.value))
+        if len(facts.params) > limits.PARAMETERS_MAX:
+            raise InvalidImage(
+                path=facts.path,
+                offset=event.offset,
+                item=f"chunk {event.row.id} ({event.row.name})",
+                found=f"more than {limits.PARAMETERS_MAX:,} HVM parameters",
+                expected="some 15",
+            )
+    elif event.row.payload is Payload.TSC_INFO:
+        facts.tsc = {name: int(event.value[name]) for name in legacy.TSC_INFO.names or ()}
+    elif event.row.payload is Payload.TOOLSTACK:
+        facts.toolstack_bytes += len(event.payload)
+        if facts.toolstack_bytes > limits.TOOLSTACK_TOTAL_MAX:
+            raise InvalidImage(
+                path=facts.path,
+                offset=event.offset,
+                item=f"chunk {event.row.id} ({event.row.name})",
+                found=f"{facts.toolstack_bytes:,} bytes of toolstack data in all",
+                expected=f"at most {limits.TOOLSTACK_TOTAL_MAX:,}",
+            )
+    facts.verify |= event.row.id == legacy.VERIFY_MODE
+
+
+def _online(facts: Facts, event: OnlineVcpus) -> None:
+    _chunk(facts, event)
+    facts.online = event.ids
+
+
+def _unmapped(facts: Facts, event: Unmapped) -> None:
+    facts.unmapped.add(event.pfns)
+    facts.unmapped_entries += len(event.pfns)
+    facts.unmapped_sent += int(np.count_nonzero(facts.last_types[event.pfns]))
+
+
+def _hvm_magic(facts: Facts, event: HvmMagic) -> None:
+    facts.params += [(int(param), value) for param, value in zip(hvm.MAGIC_PARAMS, event.values, strict=True)]
+
+
+def _hvm_context(facts: Facts, event: HvmContext) -> None:
+    facts.context_length = event.length
+    facts.hvm_vcpus = sum(kind == hvm.ContextType.CPU for kind in context_types(event.context))
+
+
+def _device_model(facts: Facts, event: DeviceModel) -> None:
+    facts.device_model = event
+
+
+def _end(facts: Facts, event: EndOfImage) -> None:
+    facts.end = event.offset
+
+
+def _remark(facts: Facts, event: Remark) -> None:
+    facts.notes.add(event.note)
+
+
+SEERS: Final[dict[type, Callable[[Facts, Any], None]]] = {
+    P2mSize: _p2m_size,
+    ExtendedInfo: _extended_info,
+    P2mFrames: _frames,
+    PageBatch: _page_batch,
+    Chunk: _chunk,
+    OnlineVcpus: _online,
+    Unmapped: _unmapped,
+    HvmMagic: _hvm_magic,
+    HvmContext: _hvm_context,
+    DeviceModel: _device_model,
+    EndOfImage: _end,
+    Remark: _remark,
+}
+
+
+def context_types(context: bytes) -> Iterator[int]:
+    """Type codes of the records in an HVM context, up to its END or to where it stops making sense."""
+    at = 0
+    while at + hvm.CONTEXT_RECORD.itemsize <= len(context):
+        head = np.frombuffer(context, hvm.CONTEXT_RECORD, 1, at)[0]
+        yield int(head["typecode"])
+        if head["typecode"] == hvm.ContextType.END:
+            return
+        at += hvm.CONTEXT_RECORD.itemsize + int(head["length"])
