@@ -1,0 +1,61 @@
+"""The plan of a conversion: what will be written and how much, before a byte of it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from xenmig_np.conversion.givenback import LeftOut
+from xenmig_np.conversion.planner import Choice, MissingDeviceModel, Planner
+from xenmig_np.errors import Note
+from xenmig_np.options import Format
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from xenmig_np.io.plan import Segment
+    from xenmig_np.read.facts import Facts
+    from xenmig_np.read.image import LegacyImage
+    from xenmig_np.wire.targets import Target
+
+
+class Plan:
+    """A conversion of an image that can be read twice; its segments are made anew each time.
+
+    Making one walks the heads of the image, so all that is wrong with it is raised then.
+    """
+
+    def __init__(
+        self, image: LegacyImage, target: Target, format_: Format, *, skip_qemu: bool = False
+    ) -> None:
+        self.image = image
+        self._left_out: LeftOut | None = None
+        first = Format.LIBXL if format_ is Format.AUTO else format_
+        try:
+            self._measure(Choice(target, first, skip_qemu))
+        except MissingDeviceModel:
+            if format_ is not Format.AUTO or image.carried.xl:
+                raise
+            self._measure(Choice(target, Format.LIBXC, skip_qemu))
+        if self.facts.unmapped_sent or (self.facts.unmapped_entries and self.facts.superseded):
+            self._left_out = LeftOut(image, self.facts)
+            self._measure(self.choice)
+
+    def _measure(self, choice: Choice) -> None:
+        self.choice = choice
+        self.planner = Planner(self.image, choice, self.image.new_facts(), left_out=self._left_out)
+        self.size = sum(segment.length for segment in self.planner.segments())
+        if (left_out := self._left_out) and self.planner.dropped:
+            text = (
+                f"left out: {self.planner.dropped - left_out.tables:,} entries of pages that the guest gave "
+                f"back, and {left_out.tables:,} superseded page tables that refer to such pages"
+            )
+            self.facts.notes.add(Note("D22", text))
+
+    @property
+    def facts(self) -> Facts:
+        """What the image says; notes of the conversion are among it."""
+        return self.planner.facts
+
+    def segments(self) -> Iterator[Segment]:
+        """The output in order."""
+        return Planner(self.image, self.choice, self.image.new_facts(), left_out=self._left_out).segments()

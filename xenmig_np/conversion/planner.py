@@ -1,0 +1,373 @@
+"""Which event of a legacy image gives which records of the output, in its order (v2-stream.md 19)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from xenmig_np.conversion import framing
+from xenmig_np.conversion.givenback import LeftOut, Watch, page_index
+from xenmig_np.conversion.params import Param, first_params
+from xenmig_np.conversion.physmap import xenstore_pairs
+from xenmig_np.conversion.runs import runs
+from xenmig_np.errors import InvalidImage, Note, NotSupported, TruncatedImage
+from xenmig_np.io.plan import Literal, Range, Segment
+from xenmig_np.options import Format
+from xenmig_np.read.events import (
+    Chunk,
+    DeviceModel,
+    EndOfBody,
+    EndOfImage,
+    ExtendedInfo,
+    HvmContext,
+    HvmMagic,
+    P2mFrames,
+    PageBatch,
+    SharedInfo,
+    Unmapped,
+    Vcpu,
+)
+from xenmig_np.read.toolstack import physmaps
+from xenmig_np.wire import hvm, legacy, libxc, libxl, pages, vcpu
+from xenmig_np.wire.legacy import Guest, Payload
+from xenmig_np.wire.libxc import RecordType
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xenmig_np.read.facts import Facts
+    from xenmig_np.read.image import LegacyImage
+    from xenmig_np.wire.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is to be written."""
+
+    target: Target
+    format: Format
+    """``LIBXC`` or ``LIBXL``."""
+    skip_qemu: bool = False
+
+
+class MissingDeviceModel(InvalidImage):
+    """An HVM image without a device-model record cannot become a libxl stream (v2-stream.md 19.9)."""
+
+
+class Planner:
+    """Makes the segments of one output; iterate over :meth:`segments` once.
+
+    ``left_out`` are the words that D22 names, where the tail could be read before the pages. Without it pages
+    of a PV guest are watched if ``watched``, and a conversion that should have left something out ends.
+    """
+
+    def __init__(
+        self,
+        image: LegacyImage,
+        choice: Choice,
+        facts: Facts,
+        *,
+        left_out: LeftOut | None = None,
+        watched: bool = False,
+    ) -> None:
+        self.image = image
+        self.choice = choice
+        self.facts = facts
+        self.records: Counter[int] = Counter()
+        """libxc records by their number."""
+        self.words = np.zeros(16, np.int64)
+        """Words of PAGE_DATA records by type."""
+        self.dropped = 0
+        """Words that D22 left out."""
+        self._left_out = left_out
+        self._watched = watched
+        self._watch: Watch | None = None
+        self._params: list[Param] = []
+        self._toolstack: list[bytes] = []
+        self._device_model = False
+
+    @property
+    def _shape_guest(self) -> Guest:
+        return self.image.detected.shape.guest
+
+    @property
+    def _libxl(self) -> bool:
+        return self.choice.format is Format.LIBXL
+
+    def segments(self) -> Iterator[Segment]:
+        """The output in order.
+
+        Raises what the reader raises, :class:`NotSupported`, :class:`InvalidImage`.
+        """
+        yield from self._start()
+        for event in self.image.events(self.facts):
+            if (rule := RULES.get(type(event))) is not None:
+                yield from rule(self, event)
+
+    def _start(self) -> Iterator[Segment]:
+        target = self.choice.target
+        if self.image.carried.xl:
+            yield Literal(self.image.carried.xl.with_flag(target.xl_flag if self._libxl else 0))
+        if self._libxl:
+            yield Literal(framing.libxl_start(target.libxl))
+        yield Literal(framing.libxc_start(target.libxc_version, self._shape_guest))
+        if self._shape_guest is Guest.HVM:
+            yield from self._static_data_end()
+
+    def _static_data_end(self) -> Iterator[Segment]:
+        if self.choice.target.static_data_end:
+            yield self._record(RecordType.STATIC_DATA_END)
+
+    def _record(self, kind: RecordType, body: bytes = b"") -> Literal:
+        self.records[kind] += 1
+        return Literal(framing.record(kind, body))
+
+    def _note(self, rule: str, text: str, offset: int | None = None) -> None:
+        self.facts.notes.add(Note(rule, text, offset))
+
+    # ---- PV: before the pages ------------------------------------------------------------------------------
+
+    def extended_info(self, event: ExtendedInfo) -> Iterator[Segment]:
+        if not event.length:
+            raise NotSupported(
+                "a PV image without extended info (Xen 3.0 or 3.1)",
+                path=self.image.source.path,
+                offset=event.offset,
+                item="p2m frame list",
+            )
+        info = framing.struct(libxc.PV_INFO, width=event.guest.width, levels=event.guest.levels)
+        yield self._record(RecordType.X86_PV_INFO, info)
+        yield from self._static_data_end()
+        if self._watched:
+            self._watch = Watch(self.facts.p2m_size)
+
+    def p2m_frames(self, event: P2mFrames) -> Iterator[Segment]:
+        head = framing.struct(libxc.P2M_FRAMES, start_pfn=0, end_pfn=self.facts.p2m_size - 1)
+        yield self._record(RecordType.X86_PV_P2M_FRAMES, head + event.frames.astype(libxc.PFN_WORD).tobytes())
+
+    # ---- the body ------------------------------------------------------------------------------------------
+
+    def page_batch(self, event: PageBatch) -> Iterator[Segment]:
+        kept = event.types != pages.PageType.XTAB  # D17
+        if self._left_out:
+            out = kept & self._left_out.words(event)
+            self.dropped += int(np.count_nonzero(out))
+            kept &= ~out
+        if kept.any():  # D1: else no record
+            types = event.types[kept]
+            self.words += np.bincount(types, minlength=16)
+            self.records[RecordType.PAGE_DATA] += 1
+            yield Literal(framing.page_data_head(types, event.pfns[kept]))
+            yield from self._contents(event, kept)
+
+    def _contents(self, event: PageBatch, kept: NDArray[np.bool_]) -> Iterator[Segment]:
+        if self._watch:
+            yield from self._watched_contents(event, self._watch)
+            return
+        numbers = page_index(event)[kept & pages.HAS_DATA[event.types]]
+        for first, count in runs(numbers):
+            yield _pages(event, first, count)
+
+    def _watched_contents(self, event: PageBatch, watch: Watch) -> Iterator[Segment]:
+        """All pages of the batch; those of page tables pass through here, between two ranges."""
+        tables = page_index(event)[pages.LEVEL[event.types] > 0]
+        contents = np.empty((len(tables), pages.PAGE_SIZE), np.uint8)
+        seen = done = 0
+        for first, count in runs(tables):
+            if first > done:
+                yield _pages(event, done, first - done)
+            piece = contents[seen : seen + count].reshape(-1).data
+            self._read(event, first, piece)
+            yield Literal(piece)
+            seen += count
+            done = first + count
+        if (left := event.pages.length // pages.PAGE_SIZE - done) > 0:
+            yield _pages(event, done, left)
+        watch.see(event, contents)
+
+    def _read(self, event: PageBatch, first: int, piece: memoryview) -> None:
+        part = _pages(event, first, len(piece) // pages.PAGE_SIZE)
+        if (got := self.image.source.read_at(part.offset, piece)) < len(piece):
+            raise TruncatedImage(
+                path=self.image.source.path,
+                offset=part.offset,
+                item=part.item,
+                found=f"the end of the input after {got:,} bytes",
+                expected=f"{len(piece):,} bytes",
+            )
+
+    def chunk(self, event: Chunk) -> Iterator[Segment]:
+        row = event.row
+        if row.id == legacy.VERIFY_MODE:
+            if self._watch:
+                self._watch.restart()
+            yield self._record(RecordType.VERIFY)  # D16
+        elif row.payload is Payload.TSC_INFO:
+            yield self._tsc(event)
+        elif row.payload is Payload.TOOLSTACK:
+            self._keep_toolstack(event)
+        elif row.param is not None:
+            if row.param in self.choice.target.params_unknown:
+                raise NotSupported(
+                    f"target {self.choice.target.name} has no HVM parameter {row.param.name}",
+                    path=self.image.source.path,
+                    offset=event.offset,
+                    item=f"chunk {row.id} ({row.name})",
+                    hint="give another --target",
+                )
+            self._params.append((row.param, event.value, event.offset))
+
+    def _tsc(self, event: Chunk) -> Literal:
+        if event.value["mode"] > legacy.TSC_MODE_MAX:
+            self._note("19.5", f"TSC mode {event.value['mode']}: Xen 4.12 and later refuse it", event.offset)
+        fields = {name: event.value[name] for name in legacy.TSC_INFO.names or ()}
+        return self._record(RecordType.X86_TSC_INFO, framing.struct(libxc.TSC_INFO, **fields))
+
+    def _keep_toolstack(self, event: Chunk) -> None:
+        if not self._libxl:
+            if len(event.payload) > legacy.TOOLSTACK_HEAD.itemsize:
+                self._note("19.3", "toolstack data left out: libxc format has no place for it", event.offset)
+            return
+        if not self.choice.target.libxl.xenstore_pairs:
+            if event.payload:
+                self._toolstack.append(event.payload)
+            return
+        at = event.offset + event.length - len(event.payload)
+        width = self.image.detected.shape.width
+        pairs = xenstore_pairs(physmaps(event.payload, width, path=self.image.source.path, offset=at))
+        if pairs and self._shape_guest is Guest.PV:
+            self._note("D15", "toolstack data of a PV guest: libxl of Xen 4.10 and later refuses it", at)
+        self._toolstack.append(pairs)
+
+    def end_of_body(self, event: EndOfBody) -> Iterator[Segment]:  # noqa: ARG002 - rules have one form
+        if params := first_params(self._params, self.choice.target, self.facts.notes.add):
+            self.records[RecordType.HVM_PARAMS] += 1
+            yield Literal(framing.hvm_params(params))
+
+    # ---- tails ---------------------------------------------------------------------------------------------
+
+    def unmapped(self, event: Unmapped) -> Iterator[Segment]:
+        """On a pipe: nothing may have gone out that D22 leaves out."""
+        if self._watch:
+            sent = int(np.count_nonzero(self.facts.last_types[event.pfns]))
+            if sent or self._watch.refers_to(event.pfns):
+                raise NotSupported(
+                    "a guest that gave pages back during a live save, from a pipe (D22)",
+                    path=self.image.source.path,
+                    offset=event.offset,
+                    item="list of unmapped pfns",
+                    hint="give a file, or --spool DIR: the list has to be read before the pages",
+                )
+        yield from ()
+
+    def vcpu(self, event: Vcpu) -> Iterator[Segment]:
+        blobs = {RecordType.X86_PV_VCPU_BASIC: event.context}
+        if event.extended is not None:
+            blobs[RecordType.X86_PV_VCPU_EXTENDED] = event.extended
+        if event.xsave is not None:
+            blobs[RecordType.X86_PV_VCPU_XSAVE] = self._fitting_xsave(event, event.xsave)
+        head = framing.struct(libxc.VCPU, vcpu_id=event.id)
+        for kind, blob in blobs.items():
+            yield self._record(kind, head + blob)
+
+    def _fitting_xsave(self, event: Vcpu, xsave: bytes) -> bytes:
+        """Cut what belongs to states that the vCPU never used (D25)."""
+        accum = int(np.frombuffer(xsave, vcpu.XSAVE_AREA, 1)[0]["xcr0_accum"])
+        needed = vcpu.XSAVE_NEEDED.get(accum, len(xsave))
+        if len(xsave) > needed:
+            text = f"vCPU {event.id}: xsave record cut from {len(xsave):,} to the {needed:,} bytes it uses"
+            self._note("D25", text, event.offset)
+            xsave = xsave[:needed]
+        if len(xsave) % 16 and self.choice.target.libxc_version < libxc.VERSION_414:
+            text = f"vCPU {event.id}: Xen before 4.14 refuses an xsave record of {len(xsave):,} bytes"
+            self._note("v2-stream 23.9", text, event.offset)
+        return xsave
+
+    def shared_info(self, event: SharedInfo) -> Iterator[Segment]:
+        yield self._record(RecordType.SHARED_INFO, event.page)
+        yield from self._end_of_libxc()
+
+    def hvm_magic(self, event: HvmMagic) -> Iterator[Segment]:
+        params = [(int(param), value) for param, value in zip(hvm.MAGIC_PARAMS, event.values, strict=True)]
+        for number, value in params:
+            if not value:
+                self._note(
+                    "v2-stream 23.12",
+                    f"HVM parameter {number} is 0: restore will clear frame 0",
+                    event.offset,
+                )
+        self.records[RecordType.HVM_PARAMS] += 1
+        yield Literal(framing.hvm_params(params))
+
+    def hvm_context(self, event: HvmContext) -> Iterator[Segment]:
+        yield self._record(RecordType.HVM_CONTEXT, event.context)
+        yield from self._end_of_libxc()
+
+    def _end_of_libxc(self) -> Iterator[Segment]:
+        yield self._record(RecordType.END)
+        numbering = self.choice.target.libxl
+        if numbering.xenstore_pairs:
+            if pairs := b"".join(self._toolstack):
+                yield Literal(framing.record(numbering.xenstore_data, framing.struct(libxl.EMULATOR) + pairs))
+        else:
+            for blob in self._toolstack:
+                yield Literal(framing.record(numbering.xenstore_data, blob))
+
+    def device_model(self, event: DeviceModel) -> Iterator[Segment]:
+        self._device_model = True
+        if self._shape_guest is Guest.PV:
+            return
+        item = "device-model record"
+        if self._libxl:
+            length = event.state.length
+            yield Literal(framing.emulator_context_head(self.choice.target.libxl.emulator_context, length))
+            yield Range(event.state.offset, length, item)
+            yield Literal(framing.padding(length))
+        elif not self.choice.skip_qemu:
+            yield Range(event.offset, event.length, item)
+
+    def end_of_image(self, event: EndOfImage) -> Iterator[Segment]:
+        if self._shape_guest is Guest.HVM and not self._device_model:
+            self._without_device_model(event)
+        if self._libxl:
+            yield Literal(framing.record(self.choice.target.libxl.end))
+
+    def _without_device_model(self, event: EndOfImage) -> None:
+        if not self._libxl:
+            self._note("19.9", "no device-model record: toolstacks cannot resume this guest", event.offset)
+            return
+        hint = "--format libxc" if self.image.source.seekable else "--format libxc, or --spool DIR, or a file"
+        raise MissingDeviceModel(
+            path=self.image.source.path,
+            offset=event.offset,
+            item="device-model record",
+            found="none",
+            expected="one: libxl format needs it for an HVM guest (19.9)",
+            hint=f"give {hint}",
+        )
+
+
+def _pages(event: PageBatch, first: int, count: int) -> Range:
+    offset = event.pages.offset + first * pages.PAGE_SIZE
+    return Range(offset, count * pages.PAGE_SIZE, f"{event.item}, pages")
+
+
+RULES: Final[dict[type, Callable[[Planner, Any], Iterator[Segment]]]] = {
+    ExtendedInfo: Planner.extended_info,
+    P2mFrames: Planner.p2m_frames,
+    PageBatch: Planner.page_batch,
+    Chunk: Planner.chunk,
+    EndOfBody: Planner.end_of_body,
+    Unmapped: Planner.unmapped,
+    Vcpu: Planner.vcpu,
+    SharedInfo: Planner.shared_info,
+    HvmMagic: Planner.hvm_magic,
+    HvmContext: Planner.hvm_context,
+    DeviceModel: Planner.device_model,
+    EndOfImage: Planner.end_of_image,
+}
+"""OnlineVcpus gives nothing; the reader numbers the vCPU records by it."""
