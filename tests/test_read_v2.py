@@ -311,7 +311,7 @@ def test_heads_and_bodies() -> None:
 
 
 def test_odd_but_legal_things_are_kept_as_fields() -> None:
-    inner = bytearray(image(3, 2, rec(0x10, b"odd", pad=b"\x7f"), rec(0x80000005, b"?"), rec(8, b"short")))
+    inner = bytearray(image(3, 2, rec(0x10, b"odd", pad=b"\x7f"), rec(0x80000000, b"?"), rec(8, b"short")))
     struct.pack_into(">HHI", inner, 16, 0x8000, 0x1234, 0x56789ABC)
     struct.pack_into("<HHII", inner, 28, 13, 7, 4, 17)
     inner += (
@@ -329,7 +329,7 @@ def test_odd_but_legal_things_are_kept_as_fields() -> None:
     assert header.at("xen_major") == 0x30 + 8
     records = {name: event for name, event in found.items() if isinstance(event, Record | LibxlRecord)}
     assert (records["STATIC_DATA_END"].body.length, records["STATIC_DATA_END"].padding) == (3, b"\x7f" * 5)
-    assert (records["OPTIONAL"].type, records["OPTIONAL"].body.length) == (0x80000005, 1)
+    assert (records["OPTIONAL"].type, records["OPTIONAL"].body.length) == (0x80000000, 1)
     assert records["X86_TSC_INFO"].head is None
     assert records["END"].body.length == 2
     assert records["EMULATOR_CONTEXT"].head is None
@@ -345,11 +345,11 @@ def test_a_checkpoint_leads_to_the_libxl_layer_and_back() -> None:
     part = [page_data([7], b"\1" * 4096), rec(9, b"HVMCONTEXT!!"), rec(0x0E)]
     inner = image(2, 2, *part)
     again = page_data([7], b"\2" * 4096) + rec(0)
-    data = LIBXL + rec(1) + inner + rec(3, EMULATOR) + rec(4) + again + rec(3, EMULATOR) + rec(0)
+    data = LIBXL + rec(1) + inner + rec(3, EMULATOR) + rec(4) + again + rec(4) + rec(0)
     names = list(named(read(data)))
     assert names[4:] == [
         "PAGE_DATA", "HVM_CONTEXT", "CHECKPOINT", "EMULATOR_CONTEXT", "CHECKPOINT_END",
-        "PAGE_DATA 2", "END", "EMULATOR_CONTEXT 2", "END 2", "EndOfStream",
+        "PAGE_DATA 2", "END", "CHECKPOINT_END 2", "END 2", "EndOfStream",
     ]  # fmt: skip
     bare = [event.name for event in read(image(2, 2, *part) + again) if isinstance(event, Record)]
     assert bare == ["PAGE_DATA", "HVM_CONTEXT", "CHECKPOINT", "PAGE_DATA", "END"]
@@ -429,6 +429,12 @@ def test_tally(opened: Callable[[bytes], contextlib.AbstractContextManager[Sourc
     assert sums.records == dict.fromkeys(once, 1)
 
 
+def test_tally_of_a_pipe_longer_than_the_replay_window() -> None:
+    batch = page_data(list(range(1024)), bytes(4 * MIB))
+    with as_pipe(image(2, 2, batch, batch, rec(0))) as source:
+        assert tally(source, 0).pages == 2048
+
+
 # ---- pipes -------------------------------------------------------------------------------------------------
 
 
@@ -482,6 +488,18 @@ def test_truncation_at_every_byte(name: str) -> None:
                 events_of(source)
             assert caught.value.offset is not None
             assert caught.value.offset <= length
+
+
+@pytest.mark.parametrize(
+    ("length", "item", "wanted"),
+    [(0x10FA, "HVM_CONTEXT record", 16), (0x60, "PAGE_DATA record", 0x1020), (0x1180, "libxl record", 112)],
+)
+def test_truncation_names_the_whole_record(length: int, item: str, wanted: int) -> None:
+    error = outcome(GOLDENS["H xen-4.14 libxl"][:length])
+    assert isinstance(error, TruncatedImage)
+    assert error.item
+    assert error.item.startswith(item)
+    assert error.expected == f"{wanted:,} bytes"
 
 
 def test_truncation_of_a_pipe_at_every_byte() -> None:
@@ -568,6 +586,7 @@ NOT_STREAMS = {
     "first record END": (LIBXL + rec(0), 16, "first libxl record"),
     "LIBXC_CONTEXT without a libxc stream": (LIBXL + rec(1) + rec(0) * 4, 16, "first libxl record"),
     "record 1 with a body that is no JSON": (LIBXL + rec(1, bytes(8)) + hvm(2), 16, "first libxl record"),
+    "LIBXC_CONTEXT, then a brace": (LIBXL + rec(1) + b"{      }" + hvm(2), 16, "first libxl record"),
     "a draft context without a libxc stream": (
         LIBXL + rec(1, b"{}") + rec(2) + bytes(64),
         40,
@@ -584,7 +603,7 @@ def test_what_is_no_stream_ends_at_once(case: str) -> None:
         reader = StreamReader(source, 0)
         with pytest.raises(InvalidImage) as caught:
             list(reader.events())
-        assert (caught.value.offset, caught.value.item) == (offset, item)
+        assert (type(caught.value), caught.value.offset, caught.value.item) == (InvalidImage, offset, item)
         assert list(reader.events()) == []
 
 

@@ -317,3 +317,115 @@ def test_consistent_images_get_no_remark_on_their_state(image: LegacyImage) -> N
 
 
 # ---- what is drawn ---------------------------------------------------------------------------------------
+
+
+def of(image: LegacyImage, kind: type[E]) -> list[E]:
+    return [piece for piece in image.body if isinstance(piece, kind)]
+
+
+def of_pages(image: LegacyImage) -> Iterator[str]:
+    batches = of(image, pieces.Batch)
+    mentions = Counter(
+        pfn for batch in batches for pfn in {pfn for kind, pfn, _ in batch.entries() if kind != fields.XTAB}
+    )
+    yield from ("no batch" for _ in [0] if not batches)
+    yield from ("a pfn in several batches" for pfn, times in mentions.items() if times > 1)
+    yield from ("a listed pfn was sent" for pfn in mentions if pfn in image.unmapped)
+    for batch in batches:
+        kinds = [kind for kind, _, _ in batch.entries()]
+        words = [value & 0xFFFF_FFFF for value in batch.words if value >> 28 & 0xF != fields.XTAB]
+        yield from (f"{image.guest}: type {kind:#x}" for kind in kinds)
+        yield f"batch of {len(batch.words)}"
+        yield "all words XTAB" if set(kinds) == {fields.XTAB} else "pages"
+        yield "a word twice in a batch" if len(set(words)) < len(words) else "words once"
+        for value in batch.words:
+            yield from ("sign-extended word",) if value >> 32 else ()
+            if value >> 28 & 0xF == fields.XTAB:
+                low = value & 0x0FFF_FFFF
+                yield "XTAB beyond p2m_size" if low >= image.p2m_size else f"XTAB {'with' if low else 'without'} bits"
+
+
+def of_superseded(image: LegacyImage) -> Iterator[str]:
+    """Page tables that name listed pfns and are sent again, each part of a verified image for itself."""
+    last: dict[int, tuple[int, fields.Data | None]] = {}
+    for piece in image.body:
+        if piece == pieces.Control(pieces.VERIFY_MODE):
+            last.clear()
+        if not isinstance(piece, pieces.Batch):
+            continue
+        for kind, pfn, page in piece.entries():
+            if kind == fields.XTAB:
+                continue
+            old, table = last.get(pfn, (0, None))
+            if old and table is not None:
+                named = [entry >> 12 & (1 << 40) - 1 for entry in struct.unpack("<512Q", bytes(table)) if entry & 1]
+                yield from ("a superseded table names a listed pfn" for pfn in named if pfn in image.unmapped)
+            last[pfn] = kind, page
+
+
+def of_controls(image: LegacyImage) -> Iterator[str]:
+    counts = Counter(type(piece).__name__ for piece in image.body)
+    yield from (f"{counts[name]} {name}" for name in ("Tsc", "VcpuInfo", "Toolstack"))
+    yield from (f"control {piece.id}" for piece in of(image, pieces.Control))
+    params = {param.id: param.value for param in of(image, pieces.Param)}
+    yield from (f"param {number}" for number in params)
+    yield from ("a param is 0" for value in params.values() if not value)
+    yield "a param twice" if len(params) < counts["Param"] else "params once"
+    yield "-10 is 1" if params.get(-10) == 1 else "-10 is another" if -10 in params else "no -10"
+    yield f"-19 and -20: {[number in params for number in (-19, -20)]}"
+    for info in of(image, pieces.VcpuInfo):
+        yield "bits above the highest id" if len(info.online) < len(info.ids) else "no bits above"
+        yield "ids above 63" if max(info.online, default=0) > 63 else "ids up to 63"
+        yield "vCPU 0 offline" if 0 not in info.online else f"{len(info.online)} online"
+    for chunk in of(image, pieces.Toolstack):
+        yield "toolstack without bytes" if chunk.entries is None else f"{len(chunk.entries)} physmaps"
+        yield "bytes behind the physmaps" if chunk.behind else "nothing behind"
+        for entry in chunk.entries or ():
+            assert isinstance(entry, pieces.Physmap)
+            name = entry.name
+            yield "no name" if name is None else "empty name" if not name else "name"
+            yield "name not UTF-8" if b"\xff" in (name or b"").decode(errors="replace").encode("latin-1", "replace") or (name and "\ufffd" in name.decode(errors="replace")) else "UTF-8"
+    batches = [index for index, piece in enumerate(image.body) if isinstance(piece, pieces.Batch)]
+    for index, piece in enumerate(image.body):
+        if batches and not isinstance(piece, pieces.Batch):
+            place = "before" if index < batches[0] else "behind" if index > batches[-1] else "between"
+            yield f"{type(piece).__name__} {getattr(piece, 'id', '')} {place}"
+
+
+def of_tail(image: LegacyImage) -> Iterator[str]:
+    yield f"{image.guest} on {image.width}"
+    yield f"trailing {bool(image.trailing)}"
+    yield f"p2m_size {'tiny' if image.p2m_size < 16 else 'small' if image.p2m_size <= 3000 else 'large'}"
+    if image.xl:
+        config = image.xl.config
+        yield f"xl config {config if not config else 'JSON' if image.xl.mandatory_flags else 'text'}"
+        yield f"xl behind {bool(image.xl.behind)}"
+    if image.guest == "hvm":
+        yield f"device model {bool(image.device_model)}"
+        yield f"odd context {span(image, 'context')[1] % 2}"
+        return
+    ids = [getattr(block, "id", b"") for block in image.blocks or ()]
+    yield "no extended info" if image.blocks is None else f"extv {b'extv' in ids}, xcnt {b'xcnt' in ids}"
+    yield "unknown block" if set(ids) - {b"vcpu", b"extv", b"xcnt"} else "known blocks"
+    yield "vcpu block not first" if ids and ids[0] != b"vcpu" else "vcpu block first"
+    yield f"{min(len(image.frames), 2)} frames"
+    yield "listed beyond p2m_size" if any(pfn >= image.p2m_size for pfn in image.unmapped) else "listed inside"
+    xsaves = [vcpu.xsave for vcpu in image.vcpus if isinstance(vcpu, pieces.Vcpu) and vcpu.xsave]
+    yield "xsave sizes differ" if len({len(bytes(xsave.area)) for xsave in xsaves}) > 1 else "xsave sizes equal"
+    for xsave in xsaves:
+        needed = {0: 0, 1: 576, 3: 576, 7: 832}.get(xsave.xcr0_accum)
+        yield f"xcr0_accum {'other' if needed is None else xsave.xcr0_accum}"
+        yield "xsave too long" if needed is not None and len(bytes(xsave.area)) > needed else "xsave fits"
+
+
+def test_zzz():
+    counts = Counter()
+    @settings(many, derandomize=True, max_examples=600)
+    @given(strategies.legacy_images())
+    def count(image):
+        counts.update({f for q in (of_pages, of_superseded, of_controls, of_tail) for f in q(image)})
+        counts["n"] += 1
+        counts["bytes"] += len(image.to_bytes())
+    count()
+    for k, v in sorted(counts.items()): print(v, k)
+    assert 0

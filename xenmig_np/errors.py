@@ -128,7 +128,7 @@ class InputOutputError(XenmigError, OSError):
     exit_code = ExitCode.IO
 
     def __init__(self, message: str = "", *, cause: OSError | None = None, path: str | None = None) -> None:
-        super().__init__(message, path=path, found=cause.strerror if cause else None)
+        super().__init__(f"{message}: {cause.strerror}" if cause else message, path=path)
         self.errno = cause.errno if cause else None
 
 

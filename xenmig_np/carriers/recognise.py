@@ -27,7 +27,9 @@ class Recognised:
 
     def refusal(self, path: str, offset: int) -> NotSupported:
         """The error that says so."""
-        return NotSupported(f"it is {self.name}", path=path, offset=offset, hint=self.advice or None)
+        return NotSupported(
+            f"it is {self.name}", path=path, offset=offset, item="beginning", hint=self.advice or None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,12 @@ def _look_blank(begin: bytes, source: Source) -> None:
         found = f"{len(begin):,} bytes of {begin[:1].hex()}" if begin else "an empty file"
         hint = "blank or wiped" if begin else None
         raise NotRecognised(
-            path=source.path, offset=source.start, found=found, expected="a Xen image", hint=hint
+            path=source.path,
+            offset=source.start,
+            item="beginning",
+            found=found,
+            expected="a Xen image",
+            hint=hint,
         )
 
 
@@ -89,6 +96,7 @@ def _look_too_short(begin: bytes, source: Source) -> None:
             raise TruncatedImage(
                 path=source.path,
                 offset=source.start,
+                item="beginning",
                 found=f"{len(begin)} bytes",
                 expected=f"more: it begins like {name}",
             )

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xenmig_np.wire import libxc, libxl, pages
-from xenmig_np.wire.legacy import Guest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
+
+    from xenmig_np.wire.legacy import Guest
 
 
 def struct(dtype: np.dtype[Any], **fields: Any) -> bytes:  # noqa: ANN401 - whatever the dtype takes

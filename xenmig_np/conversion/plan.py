@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from xenmig_np.conversion.givenback import LeftOut
 from xenmig_np.conversion.planner import Choice, MissingDeviceModel, Planner
 from xenmig_np.errors import Note
+from xenmig_np.io.plan import Range
 from xenmig_np.options import Format
 
 if TYPE_CHECKING:
@@ -59,3 +60,13 @@ class Plan:
     def segments(self) -> Iterator[Segment]:
         """The output in order."""
         return Planner(self.image, self.choice, self.image.new_facts(), left_out=self._left_out).segments()
+
+    def lines(self) -> Iterator[str]:
+        """The segments in words: offset in the output, length, and where the bytes come from."""
+        at = 0
+        for segment in self.segments():
+            origin = "made"
+            if isinstance(segment, Range):
+                origin = f"from {segment.offset:#x} of the input ({segment.item})"
+            yield f"{at:#014x} {segment.length:>10,} bytes {origin}"
+            at += segment.length

@@ -104,20 +104,27 @@ class Conversion:
         return {"schema": "xenmig-np/conversion", "schema_version": SCHEMA_VERSION, **report}
 
 
-def plan(source: Input, **options: Any) -> contextlib.AbstractContextManager[Plan]:  # noqa: ANN401
-    """The plan of a conversion, as a context manager; takes the options of :func:`convert`.
-
-    The input has to be a file (or is spooled). Raises what :func:`convert` raises before it writes.
-    """
-    return _planned(source, Request.of(**options))
-
-
 @contextlib.contextmanager
-def _planned(source: Input, request: Request) -> Iterator[Plan]:
-    with _opened(source, request) as (_, usable):
+def plan(
+    source: Input,
+    output: str | int | None = None,
+    *,
+    force: bool = False,
+    **options: Any,  # noqa: ANN401 - the fields of Request
+) -> Iterator[Plan]:
+    """The plan of a conversion, as a context manager; nothing is written.
+
+    Raises all that :func:`convert` raises before it writes; with ``output`` also what stands in its way.
+    """
+    request = Request.of(**options)
+    with _opened(source, request) as (original, usable):
+        out = None if output is None else Output(output, original, force=force)
         if not usable.seekable:
             raise UsageError("a plan needs a file", path=usable.path, hint="give a file, or --spool DIR")
-        yield _plan(_found(usable, request), request)
+        made = _plan(_found(usable, request), request)
+        if out:
+            out.needs(made.size)
+        yield made
 
 
 def report_of(made: Plan, seconds: float = 0.0) -> Conversion:

@@ -54,6 +54,7 @@ def detect(source: Source, at: int, *, width: int | None = None, guest: Guest | 
         raise NotRecognised(
             path=source.path,
             offset=at,
+            item="beginning",
             found=f"{len(begin)} bytes",
             expected="a legacy image, which is longer",
         )
@@ -79,14 +80,16 @@ def _plausible(p2m_size: int, path: str, at: int, begin: bytes) -> None:
             hint="if you know better, give --width and --guest",
         )
     if p2m_size > limits.P2M_SIZE_MAX:
-        raise NotRecognised(path=path, offset=at, found=f"{begin.hex(' ')}", expected="a Xen image")
+        raise NotRecognised(
+            path=path, offset=at, item="beginning", found=begin.hex(" "), expected="a Xen image"
+        )
 
 
 def _guest(source: Source, at: int, width: int, begin: bytes, said: Guest | None) -> tuple[Guest, str]:
     """PV or HVM: by what the first field behind p2m_size proves, else by trying both."""
     proof = _proof(begin, width)
     if proof is None:
-        return _tried(source, at, width, said)
+        return _tried(source, at, width, begin, said)
     if said and said is not proof[0]:
         raise UsageError(
             f"--guest {GUEST_NAMES[said]} contradicts the image, a {GUEST_NAMES[proof[0]]} one: {proof[1]}",
@@ -108,7 +111,7 @@ def _proof(begin: bytes, width: int) -> tuple[Guest, str] | None:
     return None
 
 
-def _tried(source: Source, at: int, width: int, said: Guest | None) -> tuple[Guest, str]:
+def _tried(source: Source, at: int, width: int, begin: bytes, said: Guest | None) -> tuple[Guest, str]:
     """Read under both kinds as far as needed; the one that stays possible is it."""
     failures: dict[Guest, str] = {}
     for guest in (Guest.HVM, Guest.PV):
@@ -126,7 +129,7 @@ def _tried(source: Source, at: int, width: int, said: Guest | None) -> tuple[Gue
             offset=at,
             hint=f"it reads as --guest {GUEST_NAMES[possible[0]]}",
         )
-    return _decided(source, at, possible, failures)
+    return _decided(source, at, begin, possible, failures)
 
 
 def _to_the_end(source: Source, at: int, width: int, failures: dict[Guest, str]) -> list[Guest]:
@@ -136,7 +139,9 @@ def _to_the_end(source: Source, at: int, width: int, failures: dict[Guest, str])
     return [guest for guest in (Guest.PV, Guest.HVM) if guest not in failures]
 
 
-def _decided(source: Source, at: int, possible: list[Guest], failures: dict[Guest, str]) -> tuple[Guest, str]:
+def _decided(
+    source: Source, at: int, begin: bytes, possible: list[Guest], failures: dict[Guest, str]
+) -> tuple[Guest, str]:
     if len(possible) == 1:
         other = next(guest for guest in (Guest.PV, Guest.HVM) if guest is not possible[0])
         return possible[0], f"it does not read as {GUEST_NAMES[other]}: {failures[other]}"
@@ -151,7 +156,8 @@ def _decided(source: Source, at: int, possible: list[Guest], failures: dict[Gues
     raise NotRecognised(
         path=source.path,
         offset=at,
-        found="nothing that is known",
+        item="beginning",
+        found=begin.hex(" "),
         expected="a Xen image",
         hint=f"tried {why}",
     )

@@ -61,6 +61,7 @@ def find(source: Source, *, width: int | None = None, guest: Guest | None = None
             f"it already is {_described(v2.identify(source, carried.at))}",
             path=source.path,
             offset=carried.at,
+            item="stream",
             hint="it needs no conversion",
         )
     try:

@@ -230,7 +230,7 @@ class StreamReader:
             what, offset = "a big-endian stream", event.at("options")
         else:
             return
-        raise NotSupported(f"not supported: {what}", path=self.path, offset=offset, item=item)
+        raise NotSupported(what, path=self.path, offset=offset, item=item)
 
     def _record_header(self, item: str) -> tuple[int, int, int]:
         """Offset, type and length of the record that begins here."""
@@ -315,7 +315,7 @@ def identify(source: Source, at: int) -> StreamKind:
                 case DomainHeader():
                     return _kind(source.path, outer, numbering, version, event)
     except ReplayExhausted as error:
-        message = "not supported on a pipe: a long configuration before the libxc stream"
+        message = "on a pipe: a long configuration before the libxc stream"
         raise NotSupported(message, path=source.path, offset=at, hint="give a file") from error
     raise InvalidImage(
         path=source.path, offset=at, item="libxl stream", found="its end", expected="LIBXC_CONTEXT before"
@@ -329,7 +329,7 @@ def _kind(
     item, offset = "libxc domain header", domain.at("type")
     if guest is None and domain.type in set(libxc.DomainType):
         name = libxc.DomainType(domain.type).name
-        raise NotSupported(f"not supported: a guest of type {name}", path=path, offset=offset, item=item)
+        raise NotSupported(f"a guest of type {name}", path=path, offset=offset, item=item)
     if guest is None:
         raise InvalidImage(
             path=path, offset=offset, item=item, found=f"type {domain.type:#x}", expected="1 (PV) or 2 (HVM)"

@@ -1,0 +1,1 @@
+"""The command line: sees everything, is seen by nobody. Starts without numpy."""

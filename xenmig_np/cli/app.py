@@ -1,0 +1,38 @@
+"""The command ``xenmig-np``: one module for each of its commands, imported when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from xenmig_np import __version__
+from xenmig_np.cli.convert import convert
+from xenmig_np.cli.info import info
+from xenmig_np.cli.sample import sample
+
+app = typer.Typer(
+    help="Convert and look into legacy Xen suspend images (migration v1).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(convert)
+app.command()(info)
+app.command()(sample)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xenmig-np {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,30 @@
+"""``xenmig-np info``."""
+
+from __future__ import annotations
+
+from xenmig_np.cli import terminal
+from xenmig_np.cli.guard import guarded
+from xenmig_np.cli.options import GuestOption, InputPath, JsonOption, QuietOption, VerboseOption, WidthOption
+
+
+@guarded
+def info(
+    input: InputPath,  # noqa: A002 - the name that users see
+    width: WidthOption = None,
+    guest: GuestOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Say what a file is, from its headers alone."""
+    from xenmig_np.cli.describe import image_lines  # noqa: PLC0415 - with numpy
+    from xenmig_np.image.access import info as read  # noqa: PLC0415
+
+    found = read(input, width=width, guest=guest)
+    if not quiet:
+        terminal.warnings(found.path, found.warnings)
+    if json:
+        terminal.result_json(found.to_dict())
+        return
+    for line in image_lines(found, verbose=verbose):
+        terminal.result(line)
