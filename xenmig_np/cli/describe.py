@@ -39,7 +39,8 @@ def image_lines(info: ImageInfo, *, verbose: bool) -> Iterator[str]:
         yield _row("unmapped", plural(info.unmapped, "page"))
     if verbose:
         yield from (_row("because", reason) for reason in info.reasons)
-    yield _row("to restore", "convert it: xenmig-np convert INPUT OUTPUT")
+    convert = "convert it: xenmig-np convert INPUT OUTPUT"
+    yield _row("to restore", f"not converted by this version: {info.refused}" if info.refused else convert)
 
 
 def _row(name: str, text: str) -> str:

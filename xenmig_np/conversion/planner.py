@@ -31,6 +31,7 @@ from xenmig_np.read.events import (
     Unmapped,
     Vcpu,
 )
+from xenmig_np.read.info import refusal
 from xenmig_np.read.toolstack import physmaps
 from xenmig_np.wire import hvm, legacy, libxc, libxl, pages, vcpu
 from xenmig_np.wire.legacy import Guest, Payload
@@ -129,16 +130,15 @@ class Planner:
     def _note(self, rule: str, text: str, offset: int | None = None) -> None:
         self.facts.notes.add(Note(rule, text, offset))
 
+    def _refuse(self, offset: int, item: str) -> None:
+        """End here if what has just been read is not converted."""
+        if reason := refusal(self.facts):
+            raise NotSupported(reason, path=self.image.source.path, offset=offset, item=item)
+
     # ---- PV: before the pages ------------------------------------------------------------------------------
 
     def extended_info(self, event: ExtendedInfo) -> Iterator[Segment]:
-        if not event.length:
-            raise NotSupported(
-                "a PV image without extended info (Xen 3.0 or 3.1)",
-                path=self.image.source.path,
-                offset=event.offset,
-                item="p2m frame list",
-            )
+        self._refuse(event.offset, "extended info")
         info = framing.struct(libxc.PV_INFO, width=event.guest.width, levels=event.guest.levels)
         yield self._record(RecordType.X86_PV_INFO, info)
         yield from self._static_data_end()
@@ -319,15 +319,16 @@ class Planner:
 
     def device_model(self, event: DeviceModel) -> Iterator[Segment]:
         self._device_model = True
-        if self._shape_guest is Guest.PV:
+        if self._shape_guest is Guest.PV or self.choice.skip_qemu:
             return
         item = "device-model record"
+        self._refuse(event.offset, item)
         if self._libxl:
             length = event.state.length
             yield Literal(framing.emulator_context_head(self.choice.target.libxl.emulator_context, length))
             yield Range(event.state.offset, length, item)
             yield Literal(framing.padding(length))
-        elif not self.choice.skip_qemu:
+        else:
             yield Range(event.offset, event.length, item)
 
     def end_of_image(self, event: EndOfImage) -> Iterator[Segment]:

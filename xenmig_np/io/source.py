@@ -1,6 +1,6 @@
 """Inputs: bytes by offset, from files and block devices; forward only from pipes.
 
-Nothing is mapped: a file that is truncated under a mapping kills the process, a short read is an error message.
+Nothing is mapped: a file that is truncated under a mapping kills the process, a short read is an error.
 """
 
 from __future__ import annotations

@@ -72,6 +72,8 @@ class ImageInfo:
     """Signature of the record behind the image."""
     device_model_bytes: int
     toolstack_bytes: int
+    refused: str | None
+    """Why this version does not convert it."""
     reasons: tuple[str, ...]
     """Why it was taken for what it is."""
     warnings: tuple[Note, ...]
@@ -113,9 +115,19 @@ def image_info(image: LegacyImage, facts: Facts) -> ImageInfo:
         device_model=model.row.signature.decode().strip() if model else None,
         device_model_bytes=model.state.length if model else 0,
         toolstack_bytes=facts.toolstack_bytes,
+        refused=refusal(facts),
         reasons=image.detected.reasons,
         warnings=tuple(facts.notes.all()),
     )
+
+
+def refusal(facts: Facts) -> str | None:
+    """Why an image that was read well is not converted."""
+    if facts.info and not facts.info.length:
+        return "a PV image without extended info (Xen 3.0 or 3.1)"
+    if (model := facts.device_model) and facts.info is None and not model.row.converted:
+        return f"the device-model record {model.row.signature.decode().strip()} of {model.row.writer}"
+    return None
 
 
 def type_names(counts: NDArray[np.int64]) -> dict[str, int]:

@@ -429,15 +429,8 @@ class LegacyReader:
                 raise self.cursor.truncated(qemu.SIGNATURE_SIZE, "device-model record", len(start))
             return
         name = row.signature.decode().strip()
-        if not row.converted or row.length is None:
-            raise NotSupported(
-                f"the device-model record {name} of {row.writer}",
-                path=self.path,
-                offset=at,
-                item="device-model record",
-            )
         self.cursor.take(len(row.signature), "device-model record")
-        length = self.cursor.number(row.length, "device-model record")
+        length = self._device_model_length(at, row)
         if length > limits.DEVICE_MODEL_MAX:
             raise self._invalid(
                 at, "device-model record", f"{length:,} bytes", f"at most {limits.DEVICE_MODEL_MAX:,}"
@@ -450,6 +443,19 @@ class LegacyReader:
         if self.shape.guest is Guest.PV:
             yield _remark("containers 2.2", f"a device-model record {name} behind a PV guest left out", at)
         yield DeviceModel(at, self.cursor.at - at, row, state)
+
+    def _device_model_length(self, at: int, row: qemu.DeviceModelRecord) -> int:
+        if row.length is not None:
+            return self.cursor.number(row.length, "device-model record")
+        if self.cursor.source.end is None:
+            raise NotSupported(
+                f"the device-model record of {row.writer}, which has no length, from a pipe",
+                path=self.path,
+                offset=at,
+                item="device-model record",
+                hint="give a file",
+            )
+        return self.cursor.source.end - self.cursor.at
 
     def _behind(self) -> Iterator[AnyEvent]:
         """Another body (a checkpoint), bytes that are none of ours, or nothing (legacy-stream.md 1.1)."""
