@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xenmig_np.errors import Note, NotSupported
-from xenmig_np.read.events import Remark, Vcpu
+from xenmig_np.errors import NotSupported
+from xenmig_np.read.events import Vcpu
+from xenmig_np.read.reading import remark
 from xenmig_np.wire import pages, vcpu
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xenmig_np.read.events import AnyEvent, P2mFrames
+    from xenmig_np.read.events import AnyEvent, P2mFrames, Remark
     from xenmig_np.read.facts import Facts
 
 
@@ -46,7 +47,7 @@ def _frames(event: P2mFrames, facts: Facts) -> Iterator[Remark]:
     if bad := int(np.count_nonzero(~good)):
         first = int(np.argmin(good))
         text = f"p2m frame list: {bad:,} entries name no ordinary page, first {int(frames[first]):#x}"
-        yield _remark("legacy 8.14", text, event.offset + first * frames.itemsize)
+        yield remark("legacy 8.14", text, event.offset + first * frames.itemsize)
 
 
 def _vcpu(event: Vcpu, facts: Facts) -> Iterator[Remark]:
@@ -65,23 +66,21 @@ def _vcpu(event: Vcpu, facts: Facts) -> Iterator[Remark]:
             item="vCPU 0",
         )
     if levels[0] != guest.levels:
-        yield _remark(
-            "legacy 8.13", f"vCPU {event.id}: cr3 names no L{guest.levels} page table", event.offset
-        )
+        yield remark("legacy 8.13", f"vCPU {event.id}: cr3 names no L{guest.levels} page table", event.offset)
     if int(context["gdt_ents"]) > vcpu.GDT_ENTRIES_MAX:
         text = (
             f"vCPU {event.id}: {int(context['gdt_ents']):,} GDT entries, Xen takes {vcpu.GDT_ENTRIES_MAX:,}"
         )
-        yield _remark("legacy 8.12", text, event.offset)
+        yield remark("legacy 8.12", text, event.offset)
     if event.id:
         return
     if _type(facts, int(context["edx"])) != pages.PageType.NOTAB:
-        yield _remark(
+        yield remark(
             "legacy 8.11", "vCPU 0: the start info page is no ordinary page of the image", event.offset
         )
     if guest is vcpu.PV32 and not int(context["vm_assist"]) & vcpu.VM_ASSIST_PAE_EXTENDED_CR3:
         text = "the guest does without extended cr3: its L3 tables may have to lie below 4 GiB"
-        yield _remark("legacy 8.15", text, event.offset)
+        yield remark("legacy 8.15", text, event.offset)
 
 
 def top_tables(guest: vcpu.PvGuest, cr3: int) -> list[int]:
@@ -99,7 +98,3 @@ def _level(facts: Facts, pfn: int) -> int:
 
 def _any_level(facts: Facts, level: int) -> bool:
     return bool(facts.type_counts[level == pages.LEVEL].any())
-
-
-def _remark(rule: str, text: str, offset: int) -> Remark:
-    return Remark(Note(rule, text, offset))

@@ -15,7 +15,8 @@ from xenmig_np.errors import InvalidImage, NotRecognised, NotSupported, UsageErr
 from xenmig_np.io.cursor import Cursor
 from xenmig_np.io.source import ReplayExhausted
 from xenmig_np.read.events import EndOfBody, EndOfImage, HvmContext, OnlineVcpus, P2mFrames, PageBatch
-from xenmig_np.read.legacy import ALL_ONES, LegacyReader, Shape
+from xenmig_np.read.legacy import LegacyReader
+from xenmig_np.read.reading import Shape
 from xenmig_np.wire import hvm, legacy, pages
 from xenmig_np.wire.legacy import Guest
 
@@ -102,7 +103,7 @@ def _guest(source: Source, at: int, width: int, begin: bytes, said: Guest | None
 def _proof(begin: bytes, width: int) -> tuple[Guest, str] | None:
     word = width // 8
     field = begin[word : 2 * word]
-    if int.from_bytes(field, "little") == ALL_ONES[width]:
+    if field == b"\xff" * word:
         return Guest.PV, "the marker of extended info stands behind p2m_size"
     chunk = int.from_bytes(begin[word : word + 4], "little", signed=True)
     if chunk < 0 and chunk in legacy.CHUNK_BY_ID:
@@ -184,7 +185,7 @@ def _read(source: Source, at: int, shape: Shape, *, whole: bool) -> None:
     for event in reader.events():
         match event:
             case P2mFrames():
-                _distinct(event.frames, reader.p2m_size)
+                _distinct(event.frames, reader.reading.p2m_size)
             case PageBatch():
                 batches += 1
                 _as_saved(event, shape)
@@ -206,7 +207,7 @@ def _read(source: Source, at: int, shape: Shape, *, whole: bool) -> None:
 
 def _next_head(reader: LegacyReader) -> bool:
     """Whether behind the batch another chunk's head stands; raises where something else does."""
-    number = reader.cursor.peek(legacy.CHUNK_ID.itemsize)
+    number = reader.reading.cursor.peek(legacy.CHUNK_ID.itemsize)
     if len(number) < legacy.CHUNK_ID.itemsize:
         raise _Contradiction("the input ends behind the first batch")
     chunk = int(np.frombuffer(number, legacy.CHUNK_ID)[0])

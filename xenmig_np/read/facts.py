@@ -10,7 +10,6 @@ import numpy as np
 
 from xenmig_np import limits
 from xenmig_np.errors import InvalidImage, Note
-from xenmig_np.read import consistency
 from xenmig_np.read.events import (
     AnyEvent,
     Chunk,
@@ -31,11 +30,11 @@ from xenmig_np.wire import hvm, legacy, pages
 from xenmig_np.wire.legacy import Payload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from xenmig_np.read.legacy import Shape
+    from xenmig_np.read.reading import Shape
 
 NEVER: Final = 0
 """In :attr:`Facts.last_types`: the pfn was not mentioned."""
@@ -135,16 +134,6 @@ class Facts:
         """Take an event into account. Raises :class:`InvalidImage` for what grows beyond all bounds."""
         if (seer := SEERS.get(type(event))) is not None:
             seer(self, event)
-
-
-def observed(events: Iterable[AnyEvent], facts: Facts) -> Iterator[AnyEvent]:
-    """The same events, each noted in ``facts`` before it is passed on, and remarks on what does not fit."""
-    for event in events:
-        facts.see(event)
-        yield event
-        for remark in consistency.remarks(event, facts):
-            facts.see(remark)
-            yield remark
 
 
 def _p2m_size(facts: Facts, event: P2mSize) -> None:

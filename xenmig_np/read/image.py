@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from xenmig_np.carriers.recognise import Carried, misplaced, recognise
 from xenmig_np.errors import NotRecognised, NotSupported
-from xenmig_np.read import v2
+from xenmig_np.read import consistency, v2
 from xenmig_np.read.detect import Detected, detect
-from xenmig_np.read.facts import Facts, observed
+from xenmig_np.read.facts import Facts
 from xenmig_np.read.legacy import LegacyReader
 from xenmig_np.read.records import NumberingName
 
@@ -30,9 +30,17 @@ class LegacyImage:
     detected: Detected
 
     def events(self, facts: Facts) -> Iterator[AnyEvent]:
-        """All events in order, noted in ``facts``. Raises as :class:`LegacyReader` does."""
+        """All events in order, each noted in ``facts`` first, and remarks on what does not fit them.
+
+        Raises as :class:`LegacyReader` does.
+        """
         self.source.release()
-        return observed(LegacyReader(self.source, self.carried.at, self.detected.shape).events(), facts)
+        for event in LegacyReader(self.source, self.carried.at, self.detected.shape).events():
+            facts.see(event)
+            yield event
+            for remark in consistency.remarks(event, facts):
+                facts.see(remark)
+                yield remark
 
     def new_facts(self) -> Facts:
         """Facts of this image before its first event."""

@@ -1,0 +1,191 @@
+"""The body of a legacy image: page batches and control chunks up to chunk 0 (legacy-stream.md 3, 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from xenmig_np import limits
+from xenmig_np.errors import NotSupported
+from xenmig_np.read.events import AnyEvent, Chunk, EndOfBody, Extent, OnlineVcpus, PageBatch
+from xenmig_np.read.reading import WRONG_PLACE, Reading, remark
+from xenmig_np.wire import legacy, pages
+from xenmig_np.wire.legacy import Guest, Payload
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def body(reading: Reading) -> Iterator[AnyEvent]:
+    """The events of one body, its end among them."""
+    while True:
+        at = reading.cursor.at
+        number = reading.cursor.number(legacy.CHUNK_ID, "chunk id")
+        if number > 0:
+            yield from _batch(reading, at, number)
+            continue
+        row = legacy.CHUNK_BY_ID.get(number)
+        if row is None:
+            lowest = min(legacy.CHUNK_BY_ID)
+            raise reading.invalid(
+                at, "chunk", f"the unknown id {number}", f"{lowest} to {legacy.BATCH_MAX:,}"
+            )
+        if row.id == legacy.END:
+            _no_stray_param(reading)
+            yield EndOfBody(at, reading.cursor.at - at)
+            return
+        yield from _chunk(reading, at, row)
+
+
+def _batch(reading: Reading, at: int, count: int) -> Iterator[AnyEvent]:
+    item = f"page batch {reading.batches}"
+    if count > legacy.BATCH_MAX:
+        raise reading.invalid(
+            at,
+            item,
+            f"{count:,} entries",
+            f"at most {legacy.BATCH_MAX:,}",
+            hint=WRONG_PLACE,
+        )
+    words_at = reading.cursor.at
+    words = reading.cursor.array(reading.shape.word, count, item)
+    types, pfns = split(reading, words, words_at, item)
+    length = int(np.count_nonzero(pages.HAS_DATA[types])) * pages.PAGE_SIZE
+    if repeated := _repeated(words[types != pages.PageType.XTAB]):
+        yield remark("D21", f"{item}: {repeated} entries stand twice in it; the later copy counts", at)
+    extent = Extent(reading.cursor.skip(length, f"{item}, pages"), length)
+    yield PageBatch(at, reading.cursor.at - at, reading.batches, reading.part, types, pfns, extent)
+    reading.batches += 1
+
+
+def split(
+    reading: Reading, words: NDArray[np.unsignedinteger], at: int, item: str
+) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    """Types u1 and pfns u4 of the words; checks upper halves, types and pfns (legacy-stream.md 4)."""
+    low = words.astype(np.uint32)
+    types = (low >> legacy.TYPE_SHIFT).astype(np.uint8)
+    pfns = low & np.uint32(legacy.PFN_MASK)
+    if reading.shape.width == 64:
+        upper = words >> np.uint64(32)
+        signed = (upper == legacy.UPPER_ONES) & (types >= 8)
+        _every(
+            reading,
+            (upper == 0) | signed,
+            words,
+            at,
+            item,
+            "an upper half of 0 (or of ones over bit 31)",
+            "D5",
+        )
+    _every(reading, pages.LEGAL[types], words, at, item, "a page type other than 5 to 8", "D6")
+    inside = (pfns < reading.p2m_size) | (types == pages.PageType.XTAB)
+    _every(reading, inside, words, at, item, f"a pfn below p2m_size {reading.p2m_size:#x}", "D31")
+    return types, pfns
+
+
+def _every(  # noqa: PLR0913, PLR0917 - the facts of the error
+    reading: Reading,
+    good: NDArray[np.bool_],
+    words: NDArray[np.unsignedinteger],
+    at: int,
+    item: str,
+    expected: str,
+    rule: str,
+) -> None:
+    if good.all():
+        return
+    first = int(np.argmin(good))
+    hint = WRONG_PLACE if not first else None
+    raise reading.invalid(
+        at + first * words.itemsize,
+        f"{item}, entry {first}",
+        f"{int(words[first]):#x}",
+        f"{expected} ({rule})",
+        hint=hint,
+    )
+
+
+def _chunk(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[AnyEvent]:
+    if row.refused:
+        raise NotSupported(
+            f"{row.refused}",
+            path=reading.path,
+            offset=at,
+            item=f"chunk {row.id} ({row.name})",
+        )
+    yield from PAYLOADS[row.payload](reading, at, row)
+
+
+def _nothing(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[AnyEvent]:
+    if row.id == legacy.VERIFY_MODE:
+        reading.part = 1
+    reading.last_checkpoint |= row.id == legacy.LAST_CHECKPOINT
+    yield Chunk(at, reading.cursor.at - at, row, b"")
+
+
+def _hvm_param(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[AnyEvent]:
+    payload = reading.cursor.take(legacy.HVM_PARAM.itemsize, _item(row))
+    value = int(np.frombuffer(payload, legacy.HVM_PARAM)[0]["value"])
+    chunk = Chunk(at, reading.cursor.at - at, row, payload, value)
+    if reading.shape.guest not in row.guests:
+        reading.stray_param = reading.stray_param or chunk
+    yield chunk
+
+
+def _no_stray_param(reading: Reading) -> None:
+    if reading.stray_param:
+        stray = reading.stray_param
+        raise reading.invalid(stray.offset, _item(stray.row), "it in a PV image", "it in HVM images only")
+
+
+def _tsc_info(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[AnyEvent]:
+    payload = reading.cursor.take(legacy.TSC_INFO.itemsize, _item(row))
+    yield Chunk(at, reading.cursor.at - at, row, payload, np.frombuffer(payload, legacy.TSC_INFO)[0])
+
+
+def _toolstack(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[AnyEvent]:
+    length = reading.cursor.number(legacy.U32, _item(row))
+    if length > limits.TOOLSTACK_MAX:
+        raise reading.invalid(at, _item(row), f"{length:,} bytes", f"at most {limits.TOOLSTACK_MAX:,}")
+    payload = reading.cursor.take(length, _item(row))
+    yield Chunk(at, reading.cursor.at - at, row, payload)
+
+
+def _vcpu_info(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[AnyEvent]:
+    highest = int(reading.cursor.one(legacy.VCPU_INFO, _item(row))["max_vcpu_id"])
+    if not 0 <= highest <= legacy.VCPU_ID_MAX:
+        raise reading.invalid(
+            at, _item(row), f"highest vCPU id {highest}", f"0 to {legacy.VCPU_ID_MAX:,} (D10)"
+        )
+    payload = reading.cursor.take((highest // 64 + 1) * legacy.VCPU_MAP.itemsize, _item(row))
+    bits = np.flatnonzero(np.unpackbits(np.frombuffer(payload, np.uint8), bitorder="little"))
+    online = tuple(int(bit) for bit in bits[bits <= highest])
+    if len(online) < len(bits):
+        yield remark("D9", f"{_item(row)}: bits above the highest vCPU id {highest} ignored", at)
+    if reading.shape.guest is Guest.PV and 0 not in online:
+        yield remark("legacy 8.9", f"{_item(row)}: vCPU 0 is offline; Xen does not restore that", at)
+    reading.online = online
+    yield OnlineVcpus(at, reading.cursor.at - at, row, payload, highest, online)
+
+
+PAYLOADS: Final[dict[Payload, Callable[[Reading, int, legacy.ChunkType], Iterator[AnyEvent]]]] = {
+    Payload.NOTHING: _nothing,
+    Payload.HVM_PARAM: _hvm_param,
+    Payload.VCPU_INFO: _vcpu_info,
+    Payload.TSC_INFO: _tsc_info,
+    Payload.TOOLSTACK: _toolstack,
+}
+
+
+def _item(row: legacy.ChunkType) -> str:
+    return f"chunk {row.id} ({row.name})"
+
+
+def _repeated(words: NDArray[np.unsignedinteger]) -> int:
+    """How many words stand in the array a second time; savers write them ascending, which is fast to see."""
+    low = words.astype(np.uint32)
+    if len(low) < 2 or bool((low[1:] > low[:-1]).all()):
+        return 0
+    return len(low) - len(np.unique(low))

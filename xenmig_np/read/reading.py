@@ -1,0 +1,74 @@
+"""What the parts of the legacy reader share: where it stands, and what it knows by now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from xenmig_np.errors import InvalidImage, Note
+from xenmig_np.read.events import Chunk, ExtendedInfo, Remark
+from xenmig_np.wire import legacy
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from xenmig_np.io.cursor import Cursor
+    from xenmig_np.wire.legacy import Guest
+
+WRONG_PLACE = "an image of the other --width or --guest, or damage before this place"
+"""The hint where a field that cannot be true is probably no such field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What no field of an image says, and every field depends on."""
+
+    width: int
+    """Bits of the toolstack's ``unsigned long``."""
+    guest: Guest
+
+    @property
+    def word(self) -> np.dtype[np.unsignedinteger]:
+        return legacy.WORDS[self.width]
+
+
+@dataclass(slots=True)
+class Reading:
+    """An image that is being read."""
+
+    cursor: Cursor
+    shape: Shape
+    p2m_size: int = 0
+    info: ExtendedInfo | None = None
+    batches: int = 0
+    part: int = 0
+    """0 before chunk -1, 1 behind it."""
+    online: tuple[int, ...] = field(default=(0,))  # without chunk -2 (Xen 3.0) vCPU 0 alone, v2-stream.md D3
+    last_checkpoint: bool = False
+    """Chunk -9 was seen."""
+    stray_param: Chunk | None = None
+    """The first HVM parameter in a PV image."""
+
+    @property
+    def path(self) -> str:
+        return self.cursor.source.path
+
+    @property
+    def pv(self) -> ExtendedInfo:
+        """The extended info of a PV image."""
+        if self.info is None:
+            raise RuntimeError("the extended info of a PV image comes before what depends on it")
+        return self.info
+
+    def invalid(
+        self, offset: int, item: str, found: str, expected: str, hint: str | None = None
+    ) -> InvalidImage:
+        """The error that something at ``offset`` is not as it has to be."""
+        return InvalidImage(
+            path=self.path, offset=offset, item=item, found=found, expected=expected, hint=hint
+        )
+
+
+def remark(rule: str, text: str, offset: int) -> Remark:
+    """An event that tells something odd."""
+    return Remark(Note(rule, text, offset))

@@ -1,0 +1,154 @@
+"""What follows the body: the tail of each kind of guest, and the device-model record (legacy-stream.md 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import numpy as np
+
+from xenmig_np import limits
+from xenmig_np.errors import NotSupported
+from xenmig_np.read.events import (
+    AnyEvent,
+    DeviceModel,
+    Extent,
+    HvmContext,
+    HvmMagic,
+    SharedInfo,
+    Unmapped,
+    Vcpu,
+)
+from xenmig_np.read.reading import WRONG_PLACE, Reading, remark
+from xenmig_np.wire import hvm, legacy, qemu, vcpu
+from xenmig_np.wire.legacy import Guest
+
+
+def _pv_tail(reading: Reading) -> Iterator[AnyEvent]:
+    yield from _unmapped(reading)
+    for number in reading.online:
+        yield from _vcpu(reading, number)
+    at = reading.cursor.at
+    page = reading.cursor.take(legacy.SHARED_INFO_SIZE, "shared info page")
+    yield SharedInfo(at, reading.cursor.at - at, page)
+
+
+def _unmapped(reading: Reading) -> Iterator[AnyEvent]:
+    item = "list of unmapped pfns"
+    at = reading.cursor.at
+    count = int(reading.cursor.one(legacy.UNMAPPED_HEAD, item)["count"])
+    if count > reading.p2m_size:
+        raise reading.invalid(
+            at,
+            item,
+            f"{count:,} entries",
+            f"at most p2m_size {reading.p2m_size:,}",
+            hint=WRONG_PLACE,
+        )
+    reading.cursor.check(count * reading.shape.word.itemsize, item)
+    outside = 0
+    while True:
+        some = min(count, limits.MIB // reading.shape.word.itemsize)
+        pfns = reading.cursor.array(reading.shape.word, some, item)
+        count -= some
+        inside = pfns[pfns < reading.p2m_size].astype(np.uint32)
+        outside += some - len(inside)
+        yield Unmapped(at, reading.cursor.at - at, inside, last=not count)
+        at = reading.cursor.at
+        if not count:
+            break
+    if outside:
+        yield remark("legacy 7.1", f"{item}: {outside:,} entries beyond p2m_size ignored", at)
+
+
+def _vcpu(reading: Reading, number: int) -> Iterator[AnyEvent]:
+    info = reading.pv
+    item = f"vCPU {number}"
+    at = reading.cursor.at
+    context = reading.cursor.take(info.guest.context.itemsize, f"{item}, context")
+    extended = reading.cursor.take(vcpu.EXTENDED_SIZE, f"{item}, extended context") if info.extended else None
+    xsave = None
+    if info.xcnt:
+        head_at = reading.cursor.at
+        size = int(reading.cursor.one(vcpu.XSAVE_HEAD, f"{item}, xsave")["size"])
+        if not limits.XSAVE_MIN <= size <= limits.XSAVE_MAX:
+            raise reading.invalid(
+                head_at,
+                f"{item}, xsave",
+                f"{size:,} bytes",
+                f"{limits.XSAVE_MIN} to {limits.XSAVE_MAX:,}",
+            )
+        xsave = reading.cursor.take(size, f"{item}, xsave")
+        if size > info.xcnt - limits.XSAVE_MIN:
+            text = f"{item}: xsave record of {size:,} bytes, the extended info announced {info.xcnt - 16:,}"
+            yield remark("D4", text, head_at)
+    yield Vcpu(at, reading.cursor.at - at, number, context, extended, xsave)
+
+
+def _hvm_tail(reading: Reading) -> Iterator[AnyEvent]:
+    at = reading.cursor.at
+    tail = reading.cursor.one(legacy.HVM_TAIL, "HVM tail")
+    first, second, third = (int(value) for value in tail["magic_pfns"])
+    yield HvmMagic(at, reading.cursor.at - at, (first, second, third))
+    at = reading.cursor.at - legacy.U32.itemsize
+    length = int(tail["context_length"])
+    if not 1 <= length <= limits.HVM_CONTEXT_MAX:
+        raise reading.invalid(
+            at,
+            "HVM context",
+            f"{length:,} bytes",
+            f"1 to {limits.HVM_CONTEXT_MAX:,} (D27)",
+            hint=WRONG_PLACE if length else None,
+        )
+    context = reading.cursor.take(length, "HVM context")
+    if not context.startswith(hvm.CONTEXT_START):
+        yield remark("legacy 11.1", "the HVM context does not begin with its header", at)
+    yield HvmContext(at + legacy.U32.itemsize, length, context)
+
+
+def device_model(reading: Reading) -> Iterator[AnyEvent]:
+    """The device-model record that may follow (7.3)."""
+    if not reading.cursor.source.drained and reading.shape.guest is Guest.PV:
+        return  # the bytes behind a PV image belong to somebody else
+    start = reading.cursor.peek(qemu.SIGNATURE_SIZE)
+    if qemu.DEVICE_MODEL_RECORDS[-1].signature == start:
+        start = reading.cursor.peek(qemu.SIGNATURE_SIZE + 1)
+    row = next((row for row in qemu.DEVICE_MODEL_RECORDS if start.startswith(row.signature)), None)
+    at = reading.cursor.at
+    if row is None:
+        if start and any(row.signature.startswith(start) for row in qemu.DEVICE_MODEL_RECORDS):
+            raise reading.cursor.truncated(qemu.SIGNATURE_SIZE, "device-model record", len(start))
+        return
+    name = row.signature.decode().strip()
+    reading.cursor.take(len(row.signature), "device-model record")
+    length = _device_model_length(reading, at, row)
+    if length > limits.DEVICE_MODEL_MAX:
+        raise reading.invalid(
+            at, "device-model record", f"{length:,} bytes", f"at most {limits.DEVICE_MODEL_MAX:,}"
+        )
+    if length > limits.DEVICE_MODEL_USUAL:
+        yield remark("containers 6.2", f"the device-model state has {length:,} bytes, usual are some KiB", at)
+    state = Extent(reading.cursor.skip(length, "device-model record"), length)
+    if reading.shape.guest is Guest.PV:
+        yield remark("containers 2.2", f"a device-model record {name} behind a PV guest left out", at)
+    yield DeviceModel(at, reading.cursor.at - at, row, state)
+
+
+def _device_model_length(reading: Reading, at: int, row: qemu.DeviceModelRecord) -> int:
+    if row.length is not None:
+        return reading.cursor.number(row.length, "device-model record")
+    if reading.cursor.source.end is None:
+        raise NotSupported(
+            f"the device-model record of {row.writer}, which has no length, from a pipe",
+            path=reading.path,
+            offset=at,
+            item="device-model record",
+            hint="give a file",
+        )
+    return reading.cursor.source.end - reading.cursor.at
+
+
+TAILS: Final[dict[Guest, Callable[[Reading], Iterator[AnyEvent]]]] = {
+    Guest.PV: _pv_tail,
+    Guest.HVM: _hvm_tail,
+}
