@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -22,6 +22,9 @@ from xenmig_np.cli.options import (
 from xenmig_np.cli.progress import progress as progress_of
 from xenmig_np.errors import UsageError
 from xenmig_np.options import Format, TargetName
+
+if TYPE_CHECKING:
+    from xenmig_np.conversion.run import Options
 
 STDOUT: Final = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
@@ -68,7 +71,7 @@ def convert(
     """Convert a legacy image into a migration v2 or v3 stream."""
     if json and output in STDOUT and not dry_run:
         raise UsageError("--json prints to stdout, where the stream goes", hint="name an OUTPUT file")
-    request = {
+    request: Options = {
         "target": target,
         "format": format,
         "width": width,
@@ -93,7 +96,7 @@ def convert(
 
 
 def _plan(
-    path: str, output: str, request: dict[str, Any], *, force: bool, verbose: bool, quiet: bool, as_json: bool
+    path: str, output: str, request: Options, *, force: bool, verbose: bool, quiet: bool, as_json: bool
 ) -> None:
     from xenmig_np.cli.describe import plan_lines  # noqa: PLC0415
     from xenmig_np.conversion.run import plan, report_of  # noqa: PLC0415

@@ -6,7 +6,7 @@ import contextlib
 import time
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from xenmig_np.conversion.check import check_written
 from xenmig_np.conversion.plan import Plan
@@ -34,9 +34,20 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
+class Options(TypedDict, total=False):
+    """What a caller may ask for: the fields of :class:`Request`, with plain strings and numbers too."""
+
+    target: TargetName | str
+    format: Format | str
+    width: Width | int | None
+    guest: GuestName | str | None
+    skip_qemu: bool
+    spool: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a user asks for. Strings are taken where an enumeration stands."""
+    """What is asked for."""
 
     target: TargetName = TargetName.XEN_4_6
     format: Format = Format.AUTO
@@ -48,8 +59,9 @@ class Request:
     """Folder into which an input that cannot be read twice is copied first."""
 
     @classmethod
-    def of(cls, **options: Any) -> Request:  # noqa: ANN401 - checked here
-        """A request from plain values. Raises :class:`UsageError`."""
+    def of(cls, options: Options) -> Request:
+        """A request from what a caller gives. Raises :class:`UsageError`."""
+        values: dict[str, Any] = dict(options)
         kinds: dict[str, type[Enum]] = {
             "target": TargetName,
             "format": Format,
@@ -57,14 +69,14 @@ class Request:
             "guest": GuestName,
         }
         for name, kind in kinds.items():
-            if (value := options.get(name)) is not None:
+            if (value := values.get(name)) is not None:
                 try:
-                    options[name] = kind(value)
+                    values[name] = kind(value)
                 except ValueError as error:
                     raise UsageError(
                         f"{name}", found=repr(value), expected=", ".join(str(one.value) for one in kind)
                     ) from error
-        request = cls(**options)
+        request = cls(**values)
         if request.skip_qemu and request.format is not Format.LIBXC:
             raise UsageError("skip_qemu goes with libxc format alone", hint="--skip-qemu --format libxc")
         return request
@@ -110,13 +122,13 @@ def plan(
     output: str | int | None = None,
     *,
     force: bool = False,
-    **options: Any,  # noqa: ANN401 - the fields of Request
+    **options: Unpack[Options],
 ) -> Iterator[Plan]:
     """The plan of a conversion, as a context manager; nothing is written.
 
     Raises all that :func:`convert` raises before it writes; with ``output`` also what stands in its way.
     """
-    request = Request.of(**options)
+    request = Request.of(options)
     with _opened(source, request) as (original, usable):
         out = None if output is None else Output(output, original, force=force)
         if not usable.seekable:
@@ -140,7 +152,7 @@ def convert(  # noqa: PLR0913 - each is an option of the command
     sync: bool = True,
     check: bool = True,
     progress: Progress | None = None,
-    **options: Any,  # noqa: ANN401 - the fields of Request
+    **options: Unpack[Options],
 ) -> Conversion:
     """Convert a legacy image; ``options`` are the fields of :class:`Request`.
 
@@ -149,7 +161,7 @@ def convert(  # noqa: PLR0913 - each is an option of the command
     not there, or as it was.
     """
     began = time.monotonic()
-    request = Request.of(**options)
+    request = Request.of(options)
     with _opened(source, request) as (original, usable):
         out = Output(output, original, force=force)
         image = _found(usable, request)

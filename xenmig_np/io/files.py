@@ -55,8 +55,11 @@ class Output:
                 self.path = "standard output"
             try:
                 self._accept(os.fstat(self._descriptor))
+                terminal = os.isatty(self._descriptor)
             except OSError as error:
                 raise InputOutputError("cannot be written", path=self.path, cause=error) from error
+            if terminal:
+                raise Refused("is a terminal", path=self.path, hint="redirect it, or name a file")
         else:
             self._look()
 

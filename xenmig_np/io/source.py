@@ -12,7 +12,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from typing import IO, TYPE_CHECKING, Self
 
-from xenmig_np.errors import InputOutputError
+from xenmig_np.errors import InputOutputError, Refused
 from xenmig_np.limits import HEADS, MIB, PIECE, REPLAY_MAX
 
 if TYPE_CHECKING:
@@ -197,6 +197,8 @@ def _source(fd: int, path: str, *, owned: bool, exact: bool) -> Source:
         mode = os.fstat(fd).st_mode
     except OSError as error:
         raise InputOutputError("cannot be read", path=path, cause=error) from error
+    if os.isatty(fd):
+        raise Refused("is a terminal", path=path, hint="redirect it, or name a file")
     if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
         found: Source = FileSource(fd, path, owned=owned)
         found.drained = not exact

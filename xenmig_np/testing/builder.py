@@ -192,7 +192,7 @@ def context(  # noqa: PLR0913 - the fields that mean something to a restore
     vm_assist: int = PAE_EXTENDED_CR3,
     fpu: int = 0,
 ) -> Filled:
-    """State of a vCPU: ``top`` is the pfn of its top page table, ``fpu`` the byte that fills its FPU area."""
+    """State of a vCPU: ``top`` is the pfn of its top page table, ``fpu`` a byte in its FPU area."""
     layout = PV_LAYOUTS[guest]
     cr3 = top << 12 if guest == "pv64" else top << 12 | top >> 20
     fields = (
@@ -202,7 +202,7 @@ def context(  # noqa: PLR0913 - the fields that mean something to a restore
         (layout.vm_assist, vm_assist),
     )
     patches = tuple((at, le(value, layout.word)) for at, value in fields)
-    return Filled(layout.context, 0, ((0, bytes([fpu]) * FLAGS_AT), (FLAGS_AT, le(ONLINE, 4)), *patches))
+    return Filled(layout.context, 0, ((0, bytes([fpu]) * 16), (FLAGS_AT, le(ONLINE, 4)), *patches))
 
 
 def extended(vcpu: int = 0, fill: int = 0) -> Filled:

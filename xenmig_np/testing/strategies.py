@@ -1,7 +1,7 @@
 """Hypothesis strategies that draw legacy images: valid ones in all their variety, and damaged ones.
 
 What a switch is left at None for is drawn; True and False force it. Everything shrinks to the plain save of a
-guest with one vCPU.
+64-bit PV guest with one vCPU and hardly a page.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ PARAM_IDS: Final = (-3, -4, -8, -10, -11, -14, -15, -16, -17, -19, -20, -21)
 """Chunks that hold HVM parameters."""
 U32, U64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
 BYTE: Final = st.integers(0, 255)
-SIGNATURES: Final = (b"QemuDeviceModelRecord", b"DeviceModelRecord0002", b"RemusDeviceModelState")
+LIBXL_RECORD, REMUS_RECORD = b"DeviceModelRecord0002", b"RemusDeviceModelState"
+XEND_RECORD, XAPI_RECORD = b"QemuDeviceModelRecord", b"QemuDeviceModelRecord\n"
+"""Signatures of device-model records; the state of xend's reaches to the end of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ def legacy_images(  # noqa: PLR0913 - the switches
     toolstack: bool | None = None,
     param_ids: Sequence[int] = PARAM_IDS,
     device_model: bool | None = None,
+    signatures: Sequence[bytes] = (LIBXL_RECORD,),
     trailing: bool | None = None,
     consistent: bool | None = None,
     detectable: bool = False,
@@ -136,8 +139,8 @@ def legacy_images(  # noqa: PLR0913 - the switches
 
     ``consistent``: a PV guest has vCPU 0, and its p2m frames, start info and cr3 name pages of the right type
     (legacy-stream.md 8, rows 9 and 11 to 14); what its page tables hold is not looked at. ``detectable``: as
-    regular as savers write, so that width and kind of guest can be found. ``device_model`` is for HVM only,
-    the other forms of its record than ``DeviceModelRecord0002`` are not drawn.
+    regular as savers write, so that width and kind of guest can be found. ``device_model`` is about HVM
+    guests, ``signatures`` are the forms of its record; xend's is drawn only where nothing trails the image.
     """
     fits = [
         (guest, width)
@@ -161,7 +164,9 @@ def legacy_images(  # noqa: PLR0913 - the switches
         trailing=behind,
     )
     if guest == "hvm":
-        return draw(_hvm(image, device_model=draw(_choice(device_model, _mostly(4)))))
+        ends = [form for form in signatures if form != XEND_RECORD or not behind]
+        with_record = bool(ends) and draw(_choice(device_model, _mostly(4)))
+        return draw(_hvm(image, ends if with_record else []))
     info = width != PV_LAYOUTS[guest].word * 8 or draw(_choice(extended_info, _mostly()))
     listed = draw(_unmapped(scene)) if draw(_choice(unmapped, st.booleans())) else ()
     return draw(_pv(replace(image, frames=scene.frames, unmapped=listed), scene, info=info))
@@ -411,7 +416,7 @@ CONTEXT_LENGTHS: Final = ((3, 8), (5, 24), (6, 1024), (7, 16), (14, 240), (16, 2
 
 
 @st.composite
-def _hvm(draw: st.DrawFn, image: LegacyImage, *, device_model: bool) -> LegacyImage:
+def _hvm(draw: st.DrawFn, image: LegacyImage, signatures: Sequence[bytes]) -> LegacyImage:
     cpus = [
         ContextRecord(2, Filled(draw(st.sampled_from((1024, 1016))), draw(BYTE)), number)
         for number in range(draw(st.integers(1, 3)))
@@ -421,11 +426,13 @@ def _hvm(draw: st.DrawFn, image: LegacyImage, *, device_model: bool) -> LegacyIm
         for code, length in sorted(draw(st.sets(st.sampled_from(CONTEXT_LENGTHS), max_size=3)))
     ]
     tail = draw(st.just(b"") | st.binary(min_size=1, max_size=7))
+    states = st.binary(max_size=40).map(lambda sections: b"QEVM\0\0\0\3" + sections)
+    records = st.builds(DeviceModel, states, st.sampled_from(signatures)) if signatures else st.none()
     return replace(
         image,
         magic=draw(st.tuples(*[st.integers(0, image.p2m_size - 1) | U64] * 3)),
         context=(context_header(), *cpus, *others, ContextRecord(0), Raw(tail)),
-        device_model=DeviceModel(b"QEVM" + draw(st.binary(max_size=40))) if device_model else None,
+        device_model=draw(records),
     )
 
 
@@ -443,7 +450,7 @@ def xl_headers(draw: st.DrawFn) -> XlHeader:
         (0, None),
     )
     flags, config = draw(st.sampled_from(configs))
-    behind = draw(st.binary(min_size=1, max_size=8)) if config is not None and draw(_rarely()) else b""
+    behind = draw(st.binary(min_size=1, max_size=8)) if config is not None and draw(_rarely(4)) else b""
     return XlHeader(config, behind, flags)
 
 
@@ -451,7 +458,11 @@ def _trailing() -> st.SearchStrategy[bytes]:
     """Bytes that are not taken for a device-model record."""
     shake = b"domain is yours, you are cleared to unpause\0"
     some = st.just(shake) | st.integers(1, 40).map(bytes) | st.binary(min_size=1, max_size=40)
-    return some.filter(lambda data: not any(data.startswith(name[: len(data)]) for name in SIGNATURES))
+    return some.filter(
+        lambda data: (
+            not any(data.startswith(name[: len(data)]) for name in (LIBXL_RECORD, REMUS_RECORD, XEND_RECORD))
+        )
+    )
 
 
 # ---- damage ----------------------------------------------------------------------------------------------
