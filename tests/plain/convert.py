@@ -277,10 +277,11 @@ def _qemu_tail(image: Image) -> bytes:
 
 def _libxl(image: Image, target: Target) -> bytes:
     """19.1: header, LIBXC_CONTEXT, the libxc stream, what belongs to the device model, END."""
+    libxc = _libxc(image, target)  # what it refuses stands before the record in the image
     if image.hvm is not None and image.hvm.record is None:
         raise Invalid("libxl format needs a device-model record")
     header = b"LibxlFmt" + struct.pack(">II", 2, 2)  # version; options: little-endian, converted
-    records = [header, _record(target.libxc_context), _libxc(image, target)]
+    records = [header, _record(target.libxc_context), libxc]
     blobs = [blob for blob in image.toolstack if blob]
     if target.draft:
         records += [_record(target.xenstore, blob) for blob in blobs]

@@ -308,8 +308,8 @@ def _tail(
         state = _device_model(source) if record else None
         return None, Hvm(*hvm, state)
     pv = _pv_tail(source, p2m_size, head, _online(body))
-    if record:
-        _device_model(source)
+    if record and source.left() in SIGNATURES:
+        _drop_device_model(source)
     return pv, None
 
 
@@ -359,6 +359,22 @@ def _device_model(source: _Input) -> bytes | None:
     if size > 256 * MIB:
         raise Invalid(f"device-model record of {size} bytes")
     return source.take(size)
+
+
+def _drop_device_model(source: _Input) -> None:
+    """A record behind a PV guest, whatever its form (19.9, containers.md 6.1)."""
+    signature = source.take(len(SUPPORTED_SIGNATURE))
+    if signature == SIGNATURES[0] and source.data[source.at : source.at + 1] != b"\n":
+        source.at = len(source.data)
+        return
+    order = "<"
+    if signature == SIGNATURES[0]:
+        source.take(1)
+        order = ">"
+    (size,) = struct.unpack(order + "I", source.take(4))
+    if size > 256 * MIB:
+        raise Invalid(f"device-model record of {size} bytes")
+    source.take(size)
 
 
 def _refuse_two_levels(pv: Pv, items: list[Item]) -> None:

@@ -73,9 +73,10 @@ def _told(failure: BaseException, *, as_json: bool) -> int:
         case Terminated():
             terminal.say("terminated")
             code = 128 + int(failure.args[0])
-        case BrokenPipeError():
-            # who read the result has gone; what Python still holds for stdout has nowhere to go
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        case OSError():  # of printing a report; inputs and outputs have errors of their own
+            if not isinstance(failure, BrokenPipeError):  # else who read it has gone, and knows
+                terminal.say(f"error: {failure}")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what Python still holds for it has nowhere to go
             code = ExitCode.IO
         case MemoryError():
             terminal.say("error: out of memory")

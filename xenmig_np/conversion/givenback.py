@@ -102,9 +102,10 @@ class LeftOut:
 
     def _superseded(self, batch: PageBatch) -> NDArray[np.intp]:
         """Words of page tables that are mentioned again in the same part; those of kind (a) apart."""
-        last = self._last[batch.part][batch.pfns] == batch.index + 1
-        tables = (pages.LEVEL[batch.types] > 0) & ~self.listed.contains(batch.pfns)
-        return np.flatnonzero(tables & ~(last & last_in_batch(batch)))
+        at = np.flatnonzero((pages.LEVEL[batch.types] > 0) & ~self.listed.contains(batch.pfns))
+        last = self._last[batch.part][batch.pfns[at]] == batch.index + 1
+        superseded: NDArray[np.intp] = at[~(last & last_in_batch(batch)[at])]
+        return superseded
 
 
 def _read_pages(source: Source, batch: PageBatch, numbers: NDArray[np.intp]) -> NDArray[np.uint8]:
@@ -153,7 +154,7 @@ class Watch:
 
     def restart(self) -> None:
         """Chunk -1: what follows supersedes nothing of what came before."""
-        self._row_of[:] = 0
+        self._row_of = np.zeros(len(self._row_of), np.uint32)  # takes no memory, unlike zeros written over it
         self._free = list(range(len(self._rows)))
 
     def refers_to(self, pfns: NDArray[np.uint32]) -> int:

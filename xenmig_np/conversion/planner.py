@@ -323,13 +323,14 @@ class Planner:
             return
         item = "device-model record"
         self._refuse(event.offset, item)
+        length = event.state.length
         if self._libxl:
-            length = event.state.length
             yield Literal(framing.emulator_context_head(self.choice.target.libxl.emulator_context, length))
-            yield Range(event.state.offset, length, item)
+        else:  # the record as it came; a pipe does not give its head a second time
+            yield Literal(event.row.head(length))
+        yield Range(event.state.offset, length, item)
+        if self._libxl:
             yield Literal(framing.padding(length))
-        else:
-            yield Range(event.offset, event.length, item)
 
     def end_of_image(self, event: EndOfImage) -> Iterator[Segment]:
         if self._shape_guest is Guest.HVM and not self._device_model:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from xenmig_np.errors import InputOutputError, OutputExists, Refused
-from xenmig_np.io.source import FileSource
+from xenmig_np.io.source import FileSource, as_descriptor
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from xenmig_np.io.source import Source
 
-_DESCRIPTOR = re.compile(r"(?:/dev/fd|/proc/self/fd)/(\d+)")
 _STANDARD = {"-": 1, "/dev/stdout": 1, "/dev/stderr": 2}
 _NAME_MAX = 255
 
@@ -49,7 +47,7 @@ class Output:
         self._target = ""
         self._temporary = ""
         self._replaces: os.stat_result | None = None
-        self._descriptor = path if isinstance(path, int) else _as_descriptor(path)
+        self._descriptor = path if isinstance(path, int) else as_descriptor(path, _STANDARD)
         if self._descriptor is not None:
             if self.path == "-":
                 self.path = "standard output"
@@ -187,9 +185,3 @@ class Output:
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
             self._temporary = ""
-
-
-def _as_descriptor(path: str) -> int | None:
-    """Names that mean an open descriptor: opening them anew would lose its offset."""
-    named = _DESCRIPTOR.fullmatch(path)
-    return int(named[1]) if named else _STANDARD.get(path)

@@ -6,6 +6,7 @@ Nothing is mapped: a file that is truncated under a mapping kills the process, a
 from __future__ import annotations
 
 import os
+import re
 import select
 import stat
 import tempfile
@@ -16,10 +17,14 @@ from xenmig_np.errors import InputOutputError, Refused
 from xenmig_np.limits import HEADS, MIB, PIECE, REPLAY_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 Input = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | IO[bytes]
 """A path, a descriptor, or an open binary file."""
+
+_STANDARD = {"-": 0, "/dev/stdin": 0}
+_DESCRIPTOR = re.compile(r"(?:/dev/fd|/proc/self/fd)/([0-9]{1,9})")
 
 
 class ReplayExhausted(Exception):
@@ -173,6 +178,12 @@ class StreamSource(Source):
         return done
 
 
+def as_descriptor(path: str, standard: Mapping[str, int]) -> int | None:
+    """The descriptor that a name means, else None: opened anew it would stand at the beginning."""
+    named = _DESCRIPTOR.fullmatch(path)
+    return int(named[1]) if named else standard.get(path)
+
+
 def open_source(source: Input, *, exact: bool = False) -> Source:
     """Open an input; ``-`` is standard input. ``exact``: leave what follows the image unread.
 
@@ -183,8 +194,9 @@ def open_source(source: Input, *, exact: bool = False) -> Source:
     if not isinstance(source, str | bytes | os.PathLike):
         return _source(source.fileno(), str(source.name), owned=False, exact=exact)
     path = os.fsdecode(source)
-    if path == "-":
-        return _source(0, "standard input", owned=False, exact=exact)
+    if (number := as_descriptor(path, _STANDARD)) is not None:
+        name = "standard input" if path == "-" else path
+        return _source(number, name, owned=False, exact=exact)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:

@@ -12,7 +12,7 @@ from xenmig_np.errors import NotSupported
 from xenmig_np.read.events import AnyEvent, Chunk, EndOfBody, Extent, OnlineVcpus, PageBatch
 from xenmig_np.read.reading import WRONG_PLACE, Reading, remark
 from xenmig_np.wire import legacy, pages
-from xenmig_np.wire.legacy import Guest, Payload
+from xenmig_np.wire.legacy import Payload
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -164,8 +164,6 @@ def _vcpu_info(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[Any
     online = tuple(int(bit) for bit in bits[bits <= highest])
     if len(online) < len(bits):
         yield remark("D9", f"{_item(row)}: bits above the highest vCPU id {highest} ignored", at)
-    if reading.shape.guest is Guest.PV and 0 not in online:
-        yield remark("legacy 8.9", f"{_item(row)}: vCPU 0 is offline; Xen does not restore that", at)
     reading.online = online
     yield OnlineVcpus(at, reading.cursor.at - at, row, payload, highest, online)
 

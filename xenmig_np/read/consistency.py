@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xenmig_np.errors import NotSupported
-from xenmig_np.read.events import Vcpu
+from xenmig_np.read.events import EndOfBody, Vcpu
 from xenmig_np.read.reading import remark
 from xenmig_np.wire import pages, vcpu
 
@@ -28,6 +28,8 @@ def remarks(event: AnyEvent, facts: Facts) -> Iterator[Remark]:
 
     Raises :class:`NotSupported` for a guest with two-level page tables.
     """
+    if isinstance(event, EndOfBody) and facts.info and 0 not in facts.online:
+        yield remark("legacy 8.9", "vCPU 0 is offline: Xen does not restore that", event.offset)
     if isinstance(event, Vcpu):
         if event.id == facts.online[0] and facts.frames is not None:
             yield from _frames(facts.frames, facts)
@@ -97,4 +99,4 @@ def _level(facts: Facts, pfn: int) -> int:
 
 
 def _any_level(facts: Facts, level: int) -> bool:
-    return bool(facts.type_counts[level == pages.LEVEL].any())
+    return bool(facts.last_type_counts[level == pages.LEVEL].any())

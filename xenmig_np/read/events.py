@@ -45,7 +45,7 @@ class P2mSize(Event):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of the extended info; ``payload`` only of the blocks that have a meaning."""
+    """A block of the extended info."""
 
     id: bytes
     offset: int

@@ -62,7 +62,7 @@ def _blocks(reading: Reading) -> tuple[list[Block], list[Remark]]:
         if left < legacy.BLOCK_HEAD.itemsize:
             raise reading.invalid(at, item, f"{left} bytes left", "the 8-byte head of a block")
         head = reading.cursor.one(legacy.BLOCK_HEAD, item)
-        name, size = bytes(head["id"]), int(head["size"])
+        name, size = head["id"].tobytes(), int(head["size"])
         if size > end - reading.cursor.at:
             raise reading.invalid(
                 at,

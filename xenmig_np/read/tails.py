@@ -35,7 +35,7 @@ def _pv_tail(reading: Reading) -> Iterator[AnyEvent]:
 
 def _unmapped(reading: Reading) -> Iterator[AnyEvent]:
     item = "list of unmapped pfns"
-    at = reading.cursor.at
+    list_at = at = reading.cursor.at
     count = int(reading.cursor.one(legacy.UNMAPPED_HEAD, item)["count"])
     if count > reading.p2m_size:
         raise reading.invalid(
@@ -58,7 +58,7 @@ def _unmapped(reading: Reading) -> Iterator[AnyEvent]:
         if not count:
             break
     if outside:
-        yield remark("legacy 7.1", f"{item}: {outside:,} entries beyond p2m_size ignored", at)
+        yield remark("legacy 7.1", f"{item}: {outside:,} entries beyond p2m_size ignored", list_at)
 
 
 def _vcpu(reading: Reading, number: int) -> Iterator[AnyEvent]:
@@ -116,7 +116,8 @@ def device_model(reading: Reading) -> Iterator[AnyEvent]:
     row = next((row for row in qemu.DEVICE_MODEL_RECORDS if start.startswith(row.signature)), None)
     at = reading.cursor.at
     if row is None:
-        if start and any(row.signature.startswith(start) for row in qemu.DEVICE_MODEL_RECORDS):
+        begun = start and any(row.signature.startswith(start) for row in qemu.DEVICE_MODEL_RECORDS)
+        if begun and reading.shape.guest is Guest.HVM:
             raise reading.cursor.truncated(qemu.SIGNATURE_SIZE, "device-model record", len(start))
         return
     name = row.signature.decode().strip()

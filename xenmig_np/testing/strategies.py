@@ -63,6 +63,7 @@ PARAM_IDS: Final = (-3, -4, -8, -10, -11, -14, -15, -16, -17, -19, -20, -21)
 """Chunks that hold HVM parameters."""
 U32, U64 = st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 64) - 1)
 BYTE: Final = st.integers(0, 255)
+TSCS: Final = st.builds(Tsc, st.integers(0, 3), U64, U32, U32)
 LIBXL_RECORD, REMUS_RECORD = b"DeviceModelRecord0002", b"RemusDeviceModelState"
 XEND_RECORD, XAPI_RECORD = b"QemuDeviceModelRecord", b"QemuDeviceModelRecord\n"
 """Signatures of device-model records; the state of xend's reaches to the end of the file."""
@@ -153,13 +154,13 @@ def legacy_images(  # noqa: PLR0913 - the switches
     scene = draw(_scenes(guest, width, consistent=steady, detectable=detectable))
     behind = draw(_trailing()) if draw(_choice(trailing, _rarely())) else b""
     controls = draw(_controls(scene, param_ids, toolstack=toolstack, last=bool(behind)))
-    if draw(_choice(verify, _rarely(4))):
+    if draw(_choice(verify, _rarely(3))):
         controls.append(Control(VERIFY_MODE))
     image = LegacyImage(
         guest=guest,
         width=width,
         p2m_size=scene.p2m_size,
-        xl=draw(xl_headers()) if draw(_choice(xl, _rarely(4))) else None,
+        xl=draw(xl_headers()) if draw(_choice(xl, st.booleans())) else None,
         body=draw(_bodies(scene, controls)),
         trailing=behind,
     )
@@ -270,10 +271,10 @@ def _pillar_batches(draw: st.DrawFn, scene: _Scene) -> Batch:
 def _controls(
     draw: st.DrawFn, scene: _Scene, param_ids: Sequence[int], *, toolstack: bool | None, last: bool
 ) -> list[Piece]:
-    found: list[Piece] = draw(st.lists(_tscs(), max_size=2))
+    found: list[Piece] = draw(st.lists(TSCS, max_size=2))
     found += draw(st.lists(_vcpu_infos(scene), min_size=scene.guest == "hvm", max_size=2))
     if scene.guest == "hvm" and param_ids:
-        found += draw(st.lists(_params(param_ids), max_size=8))
+        found += draw(st.lists(_params(param_ids), max_size=16))
     if draw(_choice(toolstack, st.booleans())):
         found += draw(st.lists(_toolstacks(scene), min_size=1, max_size=2))
     if last or draw(st.booleans()):
@@ -293,10 +294,6 @@ def _bodies(draw: st.DrawFn, scene: _Scene, controls: list[Piece]) -> tuple[Piec
     return body
 
 
-def _tscs() -> st.SearchStrategy[Tsc]:
-    return st.builds(Tsc, st.sampled_from((0, 1, 2, 3)), U64, U32, U32)
-
-
 @st.composite
 def _vcpu_infos(draw: st.DrawFn, scene: _Scene) -> VcpuInfo:
     """Few vCPUs with few or many ids; now and then with bits above the highest, and with vCPU 0 offline."""
@@ -310,7 +307,7 @@ def _vcpu_infos(draw: st.DrawFn, scene: _Scene) -> VcpuInfo:
 
 
 def _params(param_ids: Sequence[int]) -> st.SearchStrategy[Param]:
-    values = st.one_of(st.sampled_from((1, 0, 2)), st.integers(0, 1 << 20), U64)
+    values = st.one_of(st.just(1), st.sampled_from((0, 2)), st.integers(0, 1 << 20), U64)
     return st.builds(Param, st.sampled_from(param_ids), values, st.just(0) | U32)
 
 
@@ -345,7 +342,7 @@ def _unmapped(draw: st.DrawFn, scene: _Scene) -> tuple[int, ...]:
 
 @st.composite
 def _pv(draw: st.DrawFn, image: LegacyImage, scene: _Scene, *, info: bool) -> LegacyImage:
-    with_extended = info and not draw(_rarely())
+    with_extended = info and not draw(_rarely(4))
     xcnt = draw(st.sampled_from((608, 864, 32, 0))) if info and draw(st.booleans()) else None
     infos = [piece for piece in image.body if isinstance(piece, VcpuInfo)]
     vcpus = [

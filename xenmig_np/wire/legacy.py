@@ -120,7 +120,7 @@ PHYSMAP_SLACK: Final = {32: 0, 64: 4}
 """Stray bytes behind each name by toolstack width (legacy-stream.md 3.1)."""
 
 EXTENDED_HEAD: Final = np.dtype([("total", "<u4")])
-BLOCK_HEAD: Final = np.dtype([("id", "S4"), ("size", "<u4")])
+BLOCK_HEAD: Final = np.dtype([("id", "V4"), ("size", "<u4")])
 XCNT: Final = np.dtype([("size", "<u4")])
 BLOCK_SIZES: Final = {b"extv": 0, b"xcnt": XCNT.itemsize}
 """Blocks of a fixed size; ``vcpu`` has that of a vCPU context."""

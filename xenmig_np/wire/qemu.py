@@ -22,6 +22,10 @@ class DeviceModelRecord:
     writer: str
     converted: bool
 
+    def head(self, length: int) -> bytes:
+        """What precedes a state of ``length`` bytes."""
+        return self.signature + (b"" if self.length is None else np.array(length, self.length).tobytes())
+
 
 DEVICE_MODEL_RECORDS: Final = (
     DeviceModelRecord(b"DeviceModelRecord0002", np.dtype("<u4"), "libxl of Xen 4.1 to 4.5", converted=True),

@@ -29,7 +29,8 @@ CONTEXT_32: Final = np.dtype(
 
 VGCF_ONLINE: Final = 1 << 5
 VM_ASSIST_PAE_EXTENDED_CR3: Final = 1 << 3
-GDT_ENTRIES_MAX: Final = 8192
+GDT_ENTRIES_MAX: Final = 7168
+"""Restore refuses more (xen-restore-behaviour.md 235); legacy restore took 8192."""
 CR1, CR3 = 1, 3
 
 EXTENDED_SIZE: Final = 128
