@@ -31,7 +31,7 @@ class XenmigError(Exception):
 
     ``path`` is the file as the user named it, ``offset`` the byte offset in that file, ``item`` the
     chunk, record or field at that place, ``found`` and ``expected`` say what is wrong there, ``hint``
-    what to do about it.
+    what to do about it, ``rule`` which rule of verification it breaks, where it has a number.
     """
 
     exit_code = ExitCode.INTERNAL
@@ -46,6 +46,7 @@ class XenmigError(Exception):
         found: str | None = None,
         expected: str | None = None,
         hint: str | None = None,
+        rule: str | None = None,
     ) -> None:
         self.message = message
         self.path = path
@@ -54,6 +55,7 @@ class XenmigError(Exception):
         self.found = found
         self.expected = expected
         self.hint = hint
+        self.rule = rule
         super().__init__(message)
 
     def __str__(self) -> str:
@@ -103,7 +105,7 @@ class NotSupported(XenmigError):
 
     exit_code = ExitCode.UNSUPPORTED
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as above
         self,
         what: str,
         *,
@@ -111,8 +113,9 @@ class NotSupported(XenmigError):
         offset: int | None = None,
         item: str | None = None,
         hint: str | None = None,
+        rule: str | None = None,
     ) -> None:
-        super().__init__(f"not supported: {what}", path=path, offset=offset, item=item, hint=hint)
+        super().__init__(f"not supported: {what}", path=path, offset=offset, item=item, hint=hint, rule=rule)
         self.what = what
 
 

@@ -40,6 +40,9 @@ DEVICE_MODEL_USUAL = MIB
 CONFIG_MAX = 16 * MIB
 """Configuration carried by a container (containers.md 1.1)."""
 
+BODY_MAX = 16 * MIB
+"""Body of a record of a v2 or v3 stream, pages and device state apart: the largest is an HVM context."""
+
 NOTES_PER_RULE = 8
 """Notes of one kind that are kept word for word; the rest is counted."""
 

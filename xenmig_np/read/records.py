@@ -86,6 +86,8 @@ class AnyLayerRecord(Event):
     body: Extent
     """Without padding; begins with the head."""
     padding: bytes
+    data: bytes | None
+    """The body, where the reader was asked for bodies and reads this one."""
 
     def at(self, field: str) -> int:
         """Offset of a field of the head in the input."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from xenmig_np import limits
 from xenmig_np.errors import InvalidImage, NotSupported
 from xenmig_np.io.cursor import Cursor
 from xenmig_np.io.source import ReplayExhausted
@@ -52,6 +53,18 @@ GUESTS: Final = {int(libxc.DomainType.X86_PV): GuestName.PV, int(libxc.DomainTyp
 
 Step = Callable[[], AnyRecord]
 
+UNREAD: Final = frozenset({"PAGE_DATA", "EMULATOR_CONTEXT", "DOMAIN_JSON", "TOOLSTACK", OPTIONAL_NAME})
+"""Records whose bodies no event holds."""
+
+
+class Body(NamedTuple):
+    """A record's body, as the events tell it."""
+
+    head: Any
+    place: Extent
+    padding: bytes
+    data: bytes | None
+
 
 class StreamReader:
     """Reads one stream from ``at`` on: a libxl stream with the libxc stream in it, or a bare libxc stream.
@@ -60,9 +73,11 @@ class StreamReader:
     versions), :class:`InputOutputError`.
     """
 
-    def __init__(self, source: Source, at: int) -> None:
+    def __init__(self, source: Source, at: int, *, bodies: bool = False) -> None:
+        """``bodies``: events hold the bodies of records, but for pages and device state."""
         self.cursor = Cursor(source, at)
         self.path = source.path
+        self._bodies = bodies
         self._next: Step | None = self._begin
         """What stands at the cursor; None: nothing that could be read."""
         self._outer: NumberingName | None = None
@@ -92,7 +107,7 @@ class StreamReader:
         item, at = "libxl header", self.cursor.at
         head = self.cursor.one(libxl.HEADER, item)
         event = LibxlHeader(at, libxl.HEADER.itemsize, int(head["version"]), int(head["options"]))
-        self._supported(event, item, (libxl.VERSION,), libxl.BIG_ENDIAN_OPTION)
+        self._supported(event, item, (libxl.VERSION,), ("V50", "V51"))
         self._next = self._first_libxl_record
         return event
 
@@ -121,6 +136,7 @@ class StreamReader:
             item,
             f"type {number:#x}, length {length:,}" + (f", then {follows.hex(' ')}" if follows else ""),
             "LIBXC_CONTEXT and a libxc stream, or DOMAIN_JSON",
+            rule="V52",
         )
 
     def _libxl_record(self) -> LibxlRecord:
@@ -131,9 +147,9 @@ class StreamReader:
         name = LIBXL_NAMES[numbering].get(number) or self._unknown(
             number, at, length, self._libxl_record, f"libxl record ({numbering})"
         )
-        head, body, padding = self._body(length, LIBXL_HEADS.get(name), f"libxl record {name}")
+        body = self._body(length, LIBXL_HEADS.get(name), name, f"libxl record {name}")
         self._next = self._behind_libxl(name)
-        return LibxlRecord(at, self.cursor.at - at, number, name, head, body, padding, numbering)
+        return LibxlRecord(at, self.cursor.at - at, number, name, *body, numbering)
 
     def _behind_libxl(self, name: str) -> Step:
         if name == "LIBXC_CONTEXT":
@@ -150,10 +166,11 @@ class StreamReader:
         head = self.cursor.one(libxc.IMAGE_HEADER, item)
         begin = head.tobytes()[: len(IDENT)]
         if begin != IDENT:
-            raise self._invalid(at, item, begin.hex(" "), IDENT.hex(" "))
+            rule = "V2" if begin.startswith(libxc.MARKER) else "V1"
+            raise self._invalid(at, item, begin.hex(" "), IDENT.hex(" "), rule=rule)
         fields = (int(head[field]) for field in ("version", "options", "reserved1", "reserved2"))
         event = ImageHeader(at, libxc.IMAGE_HEADER.itemsize, *fields)
-        self._supported(event, item, LIBXC_VERSIONS, libxc.BIG_ENDIAN_OPTION)
+        self._supported(event, item, LIBXC_VERSIONS, ("V3", "V6"))
         self._next = self._domain_header
         return event
 
@@ -175,12 +192,13 @@ class StreamReader:
                 f"at most {libxc.RECORD_MAX_410:,}",
                 behind=_behind(at, length),
                 step=self._libxc_record,
+                rule="X1",
             )
         if number == libxc.RecordType.PAGE_DATA:
             return self._page_data(at, length)
-        head, body, padding = self._body(length, row.head if row else None, f"{name} record")
+        body = self._body(length, row.head if row else None, name, f"{name} record")
         self._next = self._behind_libxc(number)
-        return Record(at, self.cursor.at - at, number, name, head, body, padding)
+        return Record(at, self.cursor.at - at, number, name, *body)
 
     def _behind_libxc(self, number: int) -> Step:
         """END leads back to the libxl layer, and so does CHECKPOINT, until CHECKPOINT_END."""
@@ -194,43 +212,50 @@ class StreamReader:
     def _page_data(self, at: int, length: int) -> PageData:
         item, body = "PAGE_DATA record", Extent(self.cursor.at, length)
 
-        def misfit(offset: int, found: str, expected: str) -> InvalidImage:
+        def misfit(rule: str, offset: int, found: str, expected: str) -> InvalidImage:
             behind = _behind(at, length)
-            return self._broken(offset, item, found, expected, behind=behind, step=self._libxc_record)
+            return self._broken(
+                offset, item, found, expected, behind=behind, step=self._libxc_record, rule=rule
+            )
 
         if length < libxc.PAGE_DATA.itemsize:
-            raise misfit(_length_at(at), f"{length} bytes", f"at least {libxc.PAGE_DATA.itemsize}")
+            raise misfit("V21", _length_at(at), f"{length} bytes", f"at least {libxc.PAGE_DATA.itemsize}")
         self.cursor.check(_behind(at, length) - self.cursor.at, item)
         head = self.cursor.one(libxc.PAGE_DATA, item)
         count = int(head["count"])
         left = length - libxc.PAGE_DATA.itemsize - count * libxc.PFN_WORD.itemsize
         if left < 0:
-            raise misfit(body.offset, f"{count:,} words", f"as many as fit into {length:,} bytes")
+            raise misfit("V23", body.offset, f"{count:,} words", f"as many as fit into {length:,} bytes")
         words = self.cursor.array(libxc.PFN_WORD, count, item)
-        types = words.view(np.uint8)[7::8] >> np.uint8(
-            4
-        )  # little-endian words: the nibble is in the last byte
+        types = words.view(np.uint8)[7::8] >> np.uint8(4)  # the nibble is in the last byte of a word
         size = int(np.count_nonzero(pages.HAS_DATA[types])) * pages.PAGE_SIZE
         if left != size and pages.LEGAL[types].all():
-            raise misfit(_length_at(at), f"{left:,} bytes of pages", f"{size:,} for its {count:,} words")
+            raise misfit(
+                "V26", _length_at(at), f"{left:,} bytes of pages", f"{size:,} for its {count:,} words"
+            )
         extent = Extent(self.cursor.skip(left, item), left)
         padding = self.cursor.take(-length % libxc.RECORD_ALIGN, item)
         self._next = self._libxc_record
         number, name = int(libxc.RecordType.PAGE_DATA), libxc.RecordType.PAGE_DATA.name
-        return PageData(at, self.cursor.at - at, number, name, head, body, padding, words, types, extent)
+        end = self.cursor.at
+        return PageData(at, end - at, number, name, head, body, padding, None, words, types, extent)
 
     # ---- both --------------------------------------------------------------------------------------------
 
     def _supported(
-        self, event: LibxlHeader | ImageHeader, item: str, versions: tuple[int, ...], big_endian: int
+        self,
+        event: LibxlHeader | ImageHeader,
+        item: str,
+        versions: tuple[int, ...],
+        rules: tuple[str, str],
     ) -> None:
         if event.version not in versions:
-            what, offset = f"version {event.version}", event.at("version")
-        elif event.options & big_endian:
-            what, offset = "a big-endian stream", event.at("options")
+            what, offset, rule = f"version {event.version}", event.at("version"), rules[0]
+        elif event.options & libxc.BIG_ENDIAN_OPTION:
+            what, offset, rule = "a big-endian stream", event.at("options"), rules[1]
         else:
             return
-        raise NotSupported(what, path=self.path, offset=offset, item=item)
+        raise NotSupported(what, path=self.path, offset=offset, item=item, rule=rule)
 
     def _record_header(self, item: str) -> tuple[int, int, int]:
         """Offset, type and length of the record that begins here."""
@@ -238,36 +263,50 @@ class StreamReader:
         head = self.cursor.one(libxc.RECORD_HEADER, item)
         return at, int(head["type"]), int(head["length"])
 
-    def _body(self, length: int, layout: np.dtype[np.void] | None, item: str) -> tuple[Any, Extent, bytes]:
-        """Head, place and padding of the body that begins here.
+    def _body(self, length: int, layout: np.dtype[np.void] | None, name: str, item: str) -> Body:
+        """The body that begins here.
 
         Its last byte is read, so that a pipe that ends inside of it is noticed and an exact one stops behind.
         """
-        body, padding = Extent(self.cursor.at, length), -length % libxc.RECORD_ALIGN
+        place, padding = Extent(self.cursor.at, length), -length % libxc.RECORD_ALIGN
         self.cursor.check(length + padding, item)
+        if self._bodies and name not in UNREAD and length <= limits.BODY_MAX:
+            data = self.cursor.take(length, item)
+            head = np.frombuffer(data, layout, 1)[0] if layout and length >= layout.itemsize else None
+            return Body(head, place, self.cursor.take(padding, item), data)
         head = self.cursor.one(layout, item) if layout and length >= layout.itemsize else None
-        left = body.offset + length - self.cursor.at
+        left = place.offset + length - self.cursor.at
         last = min(left, 1)
         self.cursor.skip(left - last, item)
-        return head, body, self.cursor.take(last + padding, item)[last:]
+        return Body(head, place, self.cursor.take(last + padding, item)[last:], None)
 
     def _unknown(self, number: int, at: int, length: int, step: Step, item: str) -> str:
         """The name of a record without a row; raises if it is mandatory."""
         if number & libxc.OPTIONAL:
             return OPTIONAL_NAME
         known = "a type that is known, or an optional one"
-        raise self._broken(at, item, f"type {number:#x}", known, behind=_behind(at, length), step=step)
+        raise self._broken(
+            at,
+            item,
+            f"type {number:#x}",
+            known,
+            behind=_behind(at, length),
+            step=step,
+            rule="V52" if step == self._libxl_record else "V10",
+        )
 
     def _broken(  # noqa: PLR0913 - the facts of the error, and how to go on
-        self, offset: int, item: str, found: str, expected: str, *, behind: int, step: Step
+        self, offset: int, item: str, found: str, expected: str, *, behind: int, step: Step, rule: str
     ) -> InvalidImage:
         """An error inside a record that ends at ``behind``, where ``step`` reads on."""
         self.cursor.at = behind
         self._next = step
-        return self._invalid(offset, item, found, expected)
+        return self._invalid(offset, item, found, expected, rule=rule)
 
-    def _invalid(self, offset: int, item: str, found: str, expected: str) -> InvalidImage:
-        return InvalidImage(path=self.path, offset=offset, item=item, found=found, expected=expected)
+    def _invalid(self, offset: int, item: str, found: str, expected: str, *, rule: str) -> InvalidImage:
+        return InvalidImage(
+            path=self.path, offset=offset, item=item, found=found, expected=expected, rule=rule
+        )
 
 
 def _length_at(at: int) -> int:
