@@ -89,6 +89,8 @@ def _plausible(p2m_size: int, path: str, at: int, begin: bytes) -> None:
 def _guest(source: Source, at: int, width: int, begin: bytes, said: Guest | None) -> tuple[Guest, str]:
     """PV or HVM: by what the first field behind p2m_size proves, else by trying both."""
     proof = _proof(begin, width)
+    if proof is None and said and not source.drained:
+        return said, "said so; nothing more of an input that others read on is looked at"
     if proof is None:
         return _tried(source, at, width, begin, said)
     if said and said is not proof[0]:

@@ -1,0 +1,166 @@
+"""What is known of a stream at some record: what came before it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from xenmig_np.read.pfnset import PfnSet
+from xenmig_np.read.records import (
+    AnyRecord,
+    DomainHeader,
+    EndOfStream,
+    ImageHeader,
+    LibxlHeader,
+    LibxlRecord,
+    NumberingName,
+    PageData,
+    Record,
+)
+from xenmig_np.wire import libxc, pages
+from xenmig_np.wire.legacy import Guest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xenmig_np.carriers.xl import XlHeader
+    from xenmig_np.io.source import Source
+
+GUESTS: Final = {int(number): guest for guest, number in libxc.DOMAIN_TYPE.items()}
+PFNS_WATCHED: Final = 1 << 28
+"""Pfns beyond are not remembered: a guest of 1 TiB."""
+PARAMS_MAX: Final = 4096
+
+
+@dataclass(slots=True)
+class Stream:
+    """Grows record by record: :meth:`add`."""
+
+    source: Source
+    level: Level
+    release: str | None
+    """That must take the stream; None: any."""
+    xl: XlHeader | None = None
+    libxl: LibxlHeader | None = None
+    numbering: NumberingName = NumberingName.UNKNOWN
+    image: ImageHeader | None = None
+    domain: DomainHeader | None = None
+    records: Counter[str] = field(default_factory=Counter)
+    """libxc records so far, by name."""
+    first: dict[str, Record] = field(default_factory=dict)
+    """The first libxc record of each name."""
+    libxl_records: Counter[str] = field(default_factory=Counter)
+    width: int | None = None
+    """Bytes of a PV guest's word, from X86_PV_INFO."""
+    levels: int | None = None
+    end_pfn: int = -1
+    """Highest pfn of a PV guest, from X86_PV_P2M_FRAMES; -1: not known yet."""
+    p2m_frames: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """PV: for each index of the frame list the pfn that stands there last, and its offset in the input."""
+    last_types: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """For each watched pfn one more than the type of its last mention, 0: none."""
+    populated: PfnSet = field(default_factory=lambda: PfnSet(PFNS_WATCHED))
+    """Pfns that have been given a page: by content, or by XALLOC."""
+    vcpus: dict[int, set[str]] = field(default_factory=dict)
+    """Names of the records seen of each vCPU id."""
+    contexts: dict[int, Record] = field(default_factory=dict)
+    """The last X86_PV_VCPU_BASIC of each vCPU id, with its body."""
+    params: dict[int, list[int]] = field(default_factory=dict)
+    """Values that each HVM parameter was set to, in order."""
+    hvm_context: Record | None = None
+    pages: int = 0
+    """Pages in the stream, each copy counted."""
+
+    @property
+    def guest(self) -> Guest | None:
+        return GUESTS.get(self.domain.type) if self.domain else None
+
+    @property
+    def version(self) -> int:
+        return self.image.version if self.image else 0
+
+    @property
+    def draft(self) -> bool:
+        return self.numbering is NumberingName.DRAFT_V7
+
+    def type_of(self, pfn: int) -> int | None:
+        """Type of the last mention of a pfn; None without one."""
+        known = int(self.last_types[pfn]) if 0 <= pfn < len(self.last_types) else 0
+        return known - 1 if known else None
+
+    def add(self, event: AnyRecord) -> None:
+        """Take an event into account."""
+        match event:
+            case LibxlHeader():
+                self.libxl = event
+            case ImageHeader():
+                self.image = event
+            case DomainHeader():
+                self.domain = event
+                if self.guest is Guest.HVM:
+                    self.last_types = np.zeros(PFNS_WATCHED, np.uint8)
+            case LibxlRecord():
+                self.numbering = event.numbering
+                self.libxl_records[event.name] += 1
+            case Record():
+                self.first.setdefault(event.name, event)
+                self._add_record(event)
+                self.records[event.name] += 1
+            case EndOfStream():
+                pass
+
+    def _add_record(self, event: Record) -> None:
+        if isinstance(event, PageData):
+            self._add_pages(event)
+        elif event.name == "X86_PV_INFO" and event.head is not None and self.width is None:
+            self.width, self.levels = int(event.head["width"]), int(event.head["levels"])
+        elif event.name == "X86_PV_P2M_FRAMES":
+            self._add_frames(event)
+        elif event.name.startswith("X86_PV_VCPU_") and event.head is not None:
+            self._add_vcpu(event)
+        elif event.name == "HVM_PARAMS":
+            self._add_params(event)
+        elif event.name == "HVM_CONTEXT":
+            self.hvm_context = event
+
+    def _add_pages(self, event: PageData) -> None:
+        self.pages += int(np.count_nonzero(pages.HAS_DATA[event.types]))
+        watched = event.pfns < len(self.last_types)
+        pfns, types = event.pfns[watched], event.types[watched]
+        self.last_types[pfns] = types + np.uint8(1)
+        self.populated.add(pfns[pages.HAS_DATA[types] | (types == pages.PageType.XALLOC)])
+
+    def _add_frames(self, event: Record) -> None:
+        if event.head is None or event.data is None or not self.width:
+            return
+        start, end = int(event.head["start_pfn"]), int(event.head["end_pfn"])
+        per_frame = pages.PAGE_SIZE // self.width if self.width in {4, 8} else pages.PAGE_SIZE
+        frames = np.frombuffer(event.data, libxc.PFN_WORD, offset=libxc.P2M_FRAMES.itemsize)
+        if start > end or len(frames) != end // per_frame - start // per_frame + 1:
+            return
+        at = event.body.offset + libxc.P2M_FRAMES.itemsize
+        for index, frame in enumerate(frames.tolist()):
+            self.p2m_frames[start // per_frame + index] = (frame, at + index * libxc.PFN_WORD.itemsize)
+        if end > self.end_pfn:
+            self.end_pfn = end
+            grown = np.zeros(min(end + 1, PFNS_WATCHED), np.uint8)
+            grown[: len(self.last_types)] = self.last_types
+            self.last_types = grown
+
+    def _add_vcpu(self, event: Record) -> None:
+        number = int(event.head["vcpu_id"])
+        self.vcpus.setdefault(number, set()).add(event.name)
+        if event.name == "X86_PV_VCPU_BASIC":
+            self.contexts[number] = event
+
+    def _add_params(self, event: Record) -> None:
+        if event.head is None or event.data is None:
+            return
+        room = (len(event.data) - libxc.HVM_PARAMS.itemsize) // libxc.HVM_PARAM.itemsize
+        count = min(int(event.head["count"]), room, PARAMS_MAX)
+        entries = np.frombuffer(event.data, libxc.HVM_PARAM, count, libxc.HVM_PARAMS.itemsize)
+        for index, value in entries.tolist():
+            self.params.setdefault(index, []).append(value)
