@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from xenmig_np.carriers.xl import XlHeader
     from xenmig_np.io.source import Source
+    from xenmig_np.verification.rule import Level
 
 GUESTS: Final = {int(number): guest for guest, number in libxc.DOMAIN_TYPE.items()}
 PFNS_WATCHED: Final = 1 << 28
