@@ -8,6 +8,7 @@ import typer
 
 from xenmig_np import __version__
 from xenmig_np.cli.convert import convert
+from xenmig_np.cli.dump import dump
 from xenmig_np.cli.info import info
 from xenmig_np.cli.sample import sample
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(convert)
 app.command()(info)
+app.command()(dump)
 app.command()(sample)
 
 
