@@ -15,8 +15,19 @@ if TYPE_CHECKING:
     from xenmig_np.errors import XenmigError
     from xenmig_np.image.access import Image, info, open_image
     from xenmig_np.read.info import ImageInfo
+    from xenmig_np.verification.run import verify
 
-__all__ = ["Conversion", "Image", "ImageInfo", "XenmigError", "convert", "info", "open_image", "plan"]
+__all__ = [
+    "Conversion",
+    "Image",
+    "ImageInfo",
+    "XenmigError",
+    "convert",
+    "info",
+    "open_image",
+    "plan",
+    "verify",
+]
 
 _HOME: Final = {
     "Conversion": "conversion.run",
@@ -27,6 +38,7 @@ _HOME: Final = {
     "info": "image.access",
     "open_image": "image.access",
     "ImageInfo": "read.info",
+    "verify": "verification.run",
 }
 
 

@@ -11,6 +11,7 @@ from xenmig_np.cli.convert import convert
 from xenmig_np.cli.dump import dump
 from xenmig_np.cli.info import info
 from xenmig_np.cli.sample import sample
+from xenmig_np.cli.verify import verify
 
 app = typer.Typer(
     help="Convert and look into legacy Xen suspend images (migration v1).",
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command()(convert)
 app.command()(info)
 app.command()(dump)
+app.command()(verify)
 app.command()(sample)
 
 

@@ -1,0 +1,95 @@
+"""``xenmig-np verify``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xenmig_np.cli import terminal
+from xenmig_np.cli.guard import guarded
+from xenmig_np.cli.options import GuestOption, JsonOption, QuietOption, WidthOption
+from xenmig_np.errors import ExitCode, UsageError, XenmigError
+
+if TYPE_CHECKING:
+    from xenmig_np.verification.run import Report
+
+
+@guarded
+def verify(
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="Files; - is stdin.")] = None,
+    level: Annotated[
+        str,
+        typer.Option(
+            metavar="reference|restore",
+            help="reference: the checks of Xen's own verifier; restore: what a released Xen refuses too.",
+        ),
+    ] = "restore",
+    release: Annotated[
+        str | None,
+        typer.Option("--for", metavar="RELEASE", help="Release of Xen that must take it, 4.6 to 4.22."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings make an input bad too.")] = False,
+    max_findings: Annotated[int, typer.Option(min=1, help="Stop an input after so many.")] = 100,
+    rules: Annotated[bool, typer.Option("--rules", help="Print the table of rules.")] = False,
+    width: WidthOption = None,
+    guest: GuestOption = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Check v2 or v3 streams, or legacy images."""
+    if rules:
+        _rules()
+        return
+    if not inputs:
+        raise UsageError("no INPUT", hint="name files, or - for stdin")
+    from xenmig_np.verification.run import verify as run  # noqa: PLC0415 - brings numpy
+
+    code = ExitCode.DONE
+    reports = []
+    for path in inputs:
+        try:
+            report = run(
+                path, level=level, release=release, max_findings=max_findings, width=width, guest=guest
+            )
+        except UsageError:
+            raise
+        except XenmigError as failure:
+            terminal.error(failure)
+            reports.append(failure.to_dict())
+            code = _worse(code, failure.exit_code)
+            continue
+        reports.append(report.to_dict())
+        if not (quiet or json):
+            _tell(report, strict=strict)
+        if not report.good(strict=strict):
+            code = ExitCode.INVALID
+    if json:
+        terminal.result_json({"schema": "xenmig-np/verify", "schema_version": 1, "inputs": reports})
+    raise typer.Exit(code)
+
+
+def _worse(code: ExitCode, other: ExitCode) -> ExitCode:
+    """A bad input outweighs one that could not be looked at."""
+    return code if code is ExitCode.INVALID else other
+
+
+def _tell(report: Report, *, strict: bool) -> None:
+    for finding in report.findings:
+        terminal.result(f"{finding.severity.name.lower()}: {finding}")
+    counts = [terminal.plural(report.errors, "error"), terminal.plural(report.warnings, "warning")]
+    if report.cut:
+        terminal.result(f"{report.path}: more findings are not shown (--max-findings)")
+    verdict = "good" if report.good(strict=strict) else "bad"
+    what = f"{terminal.plural(report.records, 'record')}, {terminal.plural(report.pages, 'page')}"
+    terminal.result(f"{report.path}: {verdict}: {report.kind}, {what}, {', '.join(counts)}")
+
+
+def _rules() -> None:
+    from xenmig_np.verification import rules as _  # noqa: F401, PLC0415 - fills the table
+    from xenmig_np.verification.rule import RULES  # noqa: PLC0415
+
+    for row in RULES.values():
+        terminal.result(
+            f"{row.id:<6} {row.severity.name.lower():<8} {row.level:<10} {row.section:<22} {row.text}"
+        )
