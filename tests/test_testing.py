@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import struct
 import tempfile
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import find as find_image
 from hypothesis import strategies as st
 
+from xenmig_np.carriers.recognise import Carried
 from xenmig_np.errors import InvalidImage, NotSupported, TruncatedImage
 from xenmig_np.io.source import open_source
 from xenmig_np.read import events
-from xenmig_np.read.facts import Facts, observed
+from xenmig_np.read.detect import Detected
+from xenmig_np.read.image import LegacyImage as Found
 from xenmig_np.read.image import find
-from xenmig_np.read.legacy import LegacyReader, Shape
+from xenmig_np.read.reading import Shape
 from xenmig_np.read.toolstack import physmaps
 from xenmig_np.testing import builder, fields, pieces, strategies
 from xenmig_np.wire.legacy import Guest
@@ -26,6 +29,7 @@ from xenmig_np.wire.legacy import Guest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from xenmig_np.read.facts import Facts
     from xenmig_np.testing.builder import GuestKind, LegacyImage
 
 E = TypeVar("E")
@@ -34,7 +38,10 @@ KINDS: tuple[tuple[GuestKind, int], ...] = tuple(
 )
 every_kind = pytest.mark.parametrize(("guest", "width"), KINDS)
 many = settings(
-    deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=60,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
@@ -53,9 +60,10 @@ def read(image: LegacyImage, data: bytes | None = None) -> tuple[list[events.Any
         file.write(image.to_bytes() if data is None else data)
         file.seek(0)
         source = open_source(file.fileno())
-        facts = Facts(shape_of(image), source.path)
-        reader = LegacyReader(source, begin(image), shape_of(image))
-        return list(observed(reader.events(), facts)), facts
+        shape = shape_of(image)
+        found = Found(source, Carried("bare", "legacy", begin(image)), Detected(shape, ()))
+        facts = found.new_facts()
+        return list(found.events(facts)), facts
 
 
 def only(found: list[events.AnyEvent], kind: type[E]) -> list[E]:
@@ -323,31 +331,31 @@ def of(image: LegacyImage, kind: type[E]) -> list[E]:
     return [piece for piece in image.body if isinstance(piece, kind)]
 
 
-def of_pages(image: LegacyImage) -> Iterator[str]:
+def batch_features(image: LegacyImage) -> Iterator[str]:
     batches = of(image, pieces.Batch)
-    mentions = Counter(
-        pfn for batch in batches for pfn in {pfn for kind, pfn, _ in batch.entries() if kind != fields.XTAB}
-    )
-    yield from ("no batch" for _ in [0] if not batches)
-    yield from ("a pfn in several batches" for pfn, times in mentions.items() if times > 1)
-    yield from ("a listed pfn was sent" for pfn in mentions if pfn in image.unmapped)
+    mentions: Counter[int] = Counter()
     for batch in batches:
-        kinds = [kind for kind, _, _ in batch.entries()]
-        words = [value & 0xFFFF_FFFF for value in batch.words if value >> 28 & 0xF != fields.XTAB]
-        yield from (f"{image.guest}: type {kind:#x}" for kind in kinds)
-        yield f"batch of {len(batch.words)}"
-        yield "all words XTAB" if set(kinds) == {fields.XTAB} else "pages"
-        yield "a word twice in a batch" if len(set(words)) < len(words) else "words once"
-        for value in batch.words:
-            yield from ("sign-extended word",) if value >> 32 else ()
-            if value >> 28 & 0xF == fields.XTAB:
-                low = value & 0x0FFF_FFFF
-                yield "XTAB beyond p2m_size" if low >= image.p2m_size else f"XTAB {'with' if low else 'without'} bits"
+        entries = list(batch.entries())
+        kept = [pfn for kind, pfn, _ in entries if kind != fields.XTAB]
+        mentions.update(set(kept))
+        yield from (f"{image.guest}: type {kind:#x}" for kind, _, _ in entries)
+        yield "1024 words" if len(entries) == 1024 else "fewer words"
+        yield "some words kept" if kept else "all words XTAB"
+        yield "pfn twice in a batch" if len(set(kept)) < len(kept) else "pfns once in a batch"
+        yield "sign-extended words" if any(value >> 32 for value in batch.words) else "plain words"
+        for low in (pfn for kind, pfn, _ in entries if kind == fields.XTAB):
+            yield (
+                "XTAB beyond p2m_size" if low >= image.p2m_size else "XTAB with bits" if low else "XTAB exact"
+            )
+    yield "batches" if batches else "no batch"
+    yield "pfn in several batches" if any(times > 1 for times in mentions.values()) else "pfns once"
+    yield "listed pfn was sent" if set(image.unmapped) & set(mentions) else "listed pfns were not sent"
+    yield from given_back_features(image)
 
 
-def of_superseded(image: LegacyImage) -> Iterator[str]:
-    """Page tables that name listed pfns and are sent again, each part of a verified image for itself."""
-    last: dict[int, tuple[int, fields.Data | None]] = {}
+def given_back_features(image: LegacyImage) -> Iterator[str]:
+    """Copies of page tables that name listed pfns and are followed by another copy in the same part."""
+    last: dict[int, fields.Data] = {}
     for piece in image.body:
         if piece == pieces.Control(pieces.VERIFY_MODE):
             last.clear()
@@ -356,76 +364,225 @@ def of_superseded(image: LegacyImage) -> Iterator[str]:
         for kind, pfn, page in piece.entries():
             if kind == fields.XTAB:
                 continue
-            old, table = last.get(pfn, (0, None))
-            if old and table is not None:
-                named = [entry >> 12 & (1 << 40) - 1 for entry in struct.unpack("<512Q", bytes(table)) if entry & 1]
-                yield from ("a superseded table names a listed pfn" for pfn in named if pfn in image.unmapped)
-            last[pfn] = kind, page
+            entries = struct.unpack("<512Q", bytes(last.pop(pfn, bytes(4096))))
+            named = {entry >> 12 & ((1 << 40) - 1) for entry in entries if entry & 1}
+            yield "superseded table names listed pfn" if named & set(image.unmapped) else "nothing given back"
+            if page is not None and kind & 7:
+                last[pfn] = page
 
 
-def of_controls(image: LegacyImage) -> Iterator[str]:
+def control_features(image: LegacyImage) -> Iterator[str]:
     counts = Counter(type(piece).__name__ for piece in image.body)
     yield from (f"{counts[name]} {name}" for name in ("Tsc", "VcpuInfo", "Toolstack"))
     yield from (f"control {piece.id}" for piece in of(image, pieces.Control))
+    yield "last checkpoint" if pieces.Control(pieces.LAST_CHECKPOINT) in image.body else "not told last"
     params = {param.id: param.value for param in of(image, pieces.Param)}
     yield from (f"param {number}" for number in params)
-    yield from ("a param is 0" for value in params.values() if not value)
-    yield "a param twice" if len(params) < counts["Param"] else "params once"
+    yield from (f"param is {value}" for value in params.values() if value in (0, 1))
+    yield "param twice" if len(params) < counts["Param"] else "params once"
     yield "-10 is 1" if params.get(-10) == 1 else "-10 is another" if -10 in params else "no -10"
-    yield f"-19 and -20: {[number in params for number in (-19, -20)]}"
+    yield f"-19 {-19 in params}, -20 {-20 in params}"
     for info in of(image, pieces.VcpuInfo):
-        yield "bits above the highest id" if len(info.online) < len(info.ids) else "no bits above"
+        yield "bits above" if len(info.online) < len(info.ids) else "no bits above"
         yield "ids above 63" if max(info.online, default=0) > 63 else "ids up to 63"
-        yield "vCPU 0 offline" if 0 not in info.online else f"{len(info.online)} online"
+        yield "several vCPUs" if len(info.online) > 1 else "one vCPU"
+        yield "vCPU 0 online" if 0 in info.online else "vCPU 0 offline"
     for chunk in of(image, pieces.Toolstack):
-        yield "toolstack without bytes" if chunk.entries is None else f"{len(chunk.entries)} physmaps"
-        yield "bytes behind the physmaps" if chunk.behind else "nothing behind"
-        for entry in chunk.entries or ():
-            assert isinstance(entry, pieces.Physmap)
-            name = entry.name
-            yield "no name" if name is None else "empty name" if not name else "name"
-            yield "name not UTF-8" if b"\xff" in (name or b"").decode(errors="replace").encode("latin-1", "replace") or (name and "\ufffd" in name.decode(errors="replace")) else "UTF-8"
+        yield "empty toolstack" if chunk.entries is None else f"{len(chunk.entries)} physmaps"
+        yield from (
+            name_feature(entry.name) for entry in chunk.entries or () if isinstance(entry, pieces.Physmap)
+        )
+    yield from place_features(image)
+
+
+def name_feature(name: bytes | None) -> str:
+    if not name:
+        return "no name" if name is None else "empty name"
+    return "name not UTF-8" if "\ufffd" in name.decode(errors="replace") else "UTF-8 name"
+
+
+def place_features(image: LegacyImage) -> Iterator[str]:
     batches = [index for index, piece in enumerate(image.body) if isinstance(piece, pieces.Batch)]
     for index, piece in enumerate(image.body):
         if batches and not isinstance(piece, pieces.Batch):
             place = "before" if index < batches[0] else "behind" if index > batches[-1] else "between"
-            yield f"{type(piece).__name__} {getattr(piece, 'id', '')} {place}"
+            control = f" {piece.id}" if isinstance(piece, pieces.Control) else ""
+            yield f"{type(piece).__name__}{control} {place}"
 
 
-def of_tail(image: LegacyImage) -> Iterator[str]:
+def tail_features(image: LegacyImage) -> Iterator[str]:
     yield f"{image.guest} on {image.width}"
-    yield f"trailing {bool(image.trailing)}"
-    yield f"p2m_size {'tiny' if image.p2m_size < 16 else 'small' if image.p2m_size <= 3000 else 'large'}"
+    yield "trailing" if image.trailing else "nothing trailing"
+    yield "p2m tiny" if image.p2m_size < 16 else "p2m small" if image.p2m_size <= 3000 else "p2m large"
     if image.xl:
-        config = image.xl.config
-        yield f"xl config {config if not config else 'JSON' if image.xl.mandatory_flags else 'text'}"
+        kind = "JSON" if image.xl.mandatory_flags else "text" if image.xl.config else image.xl.config
+        yield f"xl config {kind!r}"
         yield f"xl behind {bool(image.xl.behind)}"
     if image.guest == "hvm":
         yield f"device model {bool(image.device_model)}"
-        yield f"odd context {span(image, 'context')[1] % 2}"
-        return
-    ids = [getattr(block, "id", b"") for block in image.blocks or ()]
-    yield "no extended info" if image.blocks is None else f"extv {b'extv' in ids}, xcnt {b'xcnt' in ids}"
-    yield "unknown block" if set(ids) - {b"vcpu", b"extv", b"xcnt"} else "known blocks"
-    yield "vcpu block not first" if ids and ids[0] != b"vcpu" else "vcpu block first"
-    yield f"{min(len(image.frames), 2)} frames"
-    yield "listed beyond p2m_size" if any(pfn >= image.p2m_size for pfn in image.unmapped) else "listed inside"
+        yield "odd context" if span(image, *(f"context.{i}" for i in range(9)))[1] % 2 else "even context"
+    else:
+        yield from pv_features(image)
+
+
+def pv_features(image: LegacyImage) -> Iterator[str]:
+    ids = [block.id for block in image.blocks or () if isinstance(block, pieces.Block)]
+    yield "extended info" if ids else "no extended info"
+    if ids:
+        yield f"extv {b'extv' in ids}, xcnt {b'xcnt' in ids}"
+        yield "unknown block" if set(ids) - {b"vcpu", b"extv", b"xcnt"} else "known blocks"
+        yield "vcpu block first" if ids[0] == b"vcpu" else "vcpu block not first"
+    yield "several frames" if len(image.frames) > 1 else "one frame"
+    yield (
+        "listed beyond p2m_size" if any(pfn >= image.p2m_size for pfn in image.unmapped) else "listed inside"
+    )
     xsaves = [vcpu.xsave for vcpu in image.vcpus if isinstance(vcpu, pieces.Vcpu) and vcpu.xsave]
-    yield "xsave sizes differ" if len({len(bytes(xsave.area)) for xsave in xsaves}) > 1 else "xsave sizes equal"
+    yield (
+        "xsave sizes differ" if len({len(bytes(xsave.area)) for xsave in xsaves}) > 1 else "xsave sizes equal"
+    )
     for xsave in xsaves:
         needed = {0: 0, 1: 576, 3: 576, 7: 832}.get(xsave.xcr0_accum)
-        yield f"xcr0_accum {'other' if needed is None else xsave.xcr0_accum}"
+        yield f"xcr0_accum {xsave.xcr0_accum}" if needed is not None else "xcr0_accum of another kind"
         yield "xsave too long" if needed is not None and len(bytes(xsave.area)) > needed else "xsave fits"
 
 
-def test_zzz():
-    counts = Counter()
-    @settings(many, derandomize=True, max_examples=600)
+RARE = {
+    *(f"{guest} on {width}" for guest, width in KINDS),
+    *(f"pv64: type {kind:#x}" for kind in (0, 1, 2, 3, 4, 9, 10, 11, 12, 13, 14, 15)),
+    *(f"pv32: type {kind:#x}" for kind in (0, 1, 2, 3, 9, 10, 11, 13, 14, 15)),
+    *(f"hvm: type {kind:#x}" for kind in (0, 13, 14, 15)),
+    *("1024 words", "all words XTAB", "pfn twice in a batch", "sign-extended words", "no batch"),
+    *("XTAB beyond p2m_size", "XTAB with bits", "XTAB exact"),
+    *("pfn in several batches", "listed pfn was sent", "superseded table names listed pfn"),
+    *(f"{count} {name}" for name in ("Tsc", "VcpuInfo", "Toolstack") for count in (0, 1, 2)),
+    *("control -1", "control -9", "not told last"),
+    *(f"param {number}" for number in strategies.PARAM_IDS),
+    *("param is 0", "param twice", "-10 is 1", "-10 is another"),
+    *("-19 True, -20 True", "-19 True, -20 False", "-19 False, -20 True"),
+    *("bits above", "ids above 63", "several vCPUs", "vCPU 0 offline"),
+    *("empty toolstack", "0 physmaps", "1 physmaps", "2 physmaps"),
+    *("no name", "empty name", "name not UTF-8", "UTF-8 name"),
+    *(
+        f"{piece} {place}"
+        for piece in ("Tsc", "VcpuInfo", "Param", "Toolstack", "Control -1", "Control -9")
+        for place in ("before", "between", "behind")
+    ),
+    *("trailing", "p2m tiny", "p2m large", "xl behind True"),
+    *(f"xl config {kind!r}" for kind in ("JSON", "text", b"", None)),
+    *("device model True", "device model False", "odd context"),
+    *("no extended info", "unknown block", "vcpu block not first", "several frames"),
+    *(f"extv {extv}, xcnt {xcnt}" for extv in (True, False) for xcnt in (True, False)),
+    *("listed beyond p2m_size", "xsave sizes differ", "xsave too long"),
+    *("xcr0_accum 0", "xcr0_accum 1", "xcr0_accum 3", "xcr0_accum 7", "xcr0_accum of another kind"),
+}
+"""What an image can have and a strategy may fail to reach."""
+
+
+def test_rare_things_are_drawn() -> None:
+    counts: Counter[str] = Counter()
+    sizes: list[int] = []
+
+    @settings(many, derandomize=True, max_examples=1000)
     @given(strategies.legacy_images())
-    def count(image):
-        counts.update({f for q in (of_pages, of_superseded, of_controls, of_tail) for f in q(image)})
-        counts["n"] += 1
-        counts["bytes"] += len(image.to_bytes())
+    def count(image: LegacyImage) -> None:
+        for features in (batch_features, control_features, tail_features):
+            counts.update(set(features(image)))
+        sizes.append(len(image.to_bytes()))
+
     count()
-    for k, v in sorted(counts.items()): print(v, k)
-    assert 0
+    assert not RARE - set(counts)
+    assert sum(sizes) / len(sizes) < 64 << 10
+    assert max(sizes) < 512 << 10
+
+
+def test_shrinks_to_something_plain() -> None:
+    smallest = find_image(strategies.legacy_images(), lambda _: True, settings=settings(database=None))
+    assert (smallest.guest, smallest.width, smallest.p2m_size, smallest.xl) == ("pv64", 64, 16, None)
+    assert [type(piece) for piece in smallest.body] == [pieces.Batch]
+    assert len(repr(smallest)) < 3000
+
+
+PV_ONLY: dict[str, Any] = {"guests": ("pv32", "pv64")}
+SWITCHES: dict[str, tuple[Callable[[LegacyImage], bool], dict[str, Any]]] = {
+    "xl": (lambda image: image.xl is not None, {}),
+    "verify": (lambda image: pieces.Control(pieces.VERIFY_MODE) in image.body, {}),
+    "toolstack": (lambda image: bool(of(image, pieces.Toolstack)), {}),
+    "trailing": (lambda image: bool(image.trailing), {}),
+    "unmapped": (lambda image: bool(image.unmapped), PV_ONLY),
+    "extended_info": (lambda image: image.blocks is not None, PV_ONLY),
+    "device_model": (lambda image: image.device_model is not None, {"guests": ("hvm",)}),
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("value", [True, False])
+def test_switches_are_obeyed(switch: str, value: bool) -> None:  # noqa: FBT001 - a switch
+    has, guests = SWITCHES[switch]
+    options = {switch: value, **guests}
+
+    @settings(many, max_examples=25)
+    @given(strategies.legacy_images(**options))
+    def obeys(image: LegacyImage) -> None:
+        assert has(image) == value
+
+    obeys()
+
+
+@many
+@given(strategies.legacy_images(guests=("hvm",), widths=(32,), param_ids=(-3, -4)))
+def test_choices_are_obeyed(image: LegacyImage) -> None:
+    assert (image.guest, image.width) == ("hvm", 32)
+    assert {param.id for param in of(image, pieces.Param)} <= {-3, -4}
+
+
+# ---- damage ----------------------------------------------------------------------------------------------
+
+
+@many
+@given(strategies.damaged_images())
+def test_damage_is_one_change_and_raises_our_errors_only(damaged: strategies.Damaged) -> None:
+    whole = damaged.image.to_bytes()
+    assert damaged.data != whole
+    assert len(damaged.data) == len(whole) or whole.startswith(damaged.data)
+    with contextlib.suppress(InvalidImage, NotSupported):
+        read(damaged.image, damaged.data)
+
+
+@many
+@given(strategies.damaged_images(strategies.legacy_images(xl=False)))
+def test_flips_leave_pages_alone_and_lengths_lie(damaged: strategies.Damaged) -> None:
+    whole = damaged.image.to_bytes()
+    if len(damaged.data) < len(whole):
+        return
+    first = next(i for i, (old, new) in enumerate(zip(whole, damaged.data, strict=True)) if old != new)
+    part = next(p for p in damaged.image.parts() if p.offset <= first < p.offset + len(p.data))
+    assert part.name in damaged.change
+    assert ".page." not in part.name
+
+
+@many
+@given(strategies.legacy_images(trailing=False), st.data())
+def test_every_cut_is_noticed(image: LegacyImage, data: st.DataObject) -> None:
+    whole = image.to_bytes()
+    at = data.draw(st.sampled_from(builder.boundaries(image)[:-1]) | st.integers(0, len(whole) - 1))
+    if image.device_model and at == image.part("device_model.signature").offset:
+        read(image, whole[:at])  # an image without the record is one, too
+        return
+    with pytest.raises(TruncatedImage):
+        read(image, whole[:at])
+
+
+@pytest.mark.parametrize(
+    "signature", [strategies.REMUS_RECORD, strategies.XEND_RECORD, strategies.XAPI_RECORD]
+)
+@many
+@given(st.data())
+def test_other_device_model_records_are_read(signature: bytes, data: st.DataObject) -> None:
+    images = strategies.legacy_images(
+        guests=("hvm",), device_model=True, trailing=False, signatures=(signature,)
+    )
+    image = data.draw(images)
+    found, _ = read(image)
+    record = only(found, events.DeviceModel)[0]
+    assert (record.offset, record.length) == span(image, "device_model")
+    assert (record.state.offset, record.state.length) == span(image, "device_model.state")

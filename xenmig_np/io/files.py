@@ -65,7 +65,9 @@ class Output:
         """Decide by what is there now; nothing is opened or made."""
         try:
             self._replaces = os.stat(self.path)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if not os.path.basename(self.path):  # "", or "new/" where there is no such folder
+                raise InputOutputError("cannot be written", path=self.path, cause=error) from error
             self.is_stream = False
         except OSError as error:
             raise InputOutputError("cannot be written", path=self.path, cause=error) from error
@@ -178,6 +180,10 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        """Close it; what was not committed is gone."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

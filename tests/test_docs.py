@@ -1,0 +1,220 @@
+"""What the documents say is true: fields of JSON documents, commands and their output, places, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import xenmig_np
+from xenmig_np.errors import ExitCode
+from xenmig_np.options import SampleGuest
+from xenmig_np.sample import SampleOptions, sample_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+JSON = (ROOT / "docs" / "json.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+# ---- JSON ------------------------------------------------------------------------------------------------
+
+TYPES: dict[str, set[type]] = {
+    "string": {str},
+    "integer": {int},
+    "number": {int, float},
+    "boolean": {bool},
+    "null": {type(None)},
+    "list of integers": {list},
+    "list of strings": {list},
+    "map of integers": {dict},
+    "document": {dict},
+}
+XL_FLAGS_AT = 36
+
+
+def documented(schema: str) -> dict[str, set[type]]:
+    """The fields of a document and their types, as its table says."""
+    section = re.split(r"^## ", JSON.partition(f"\n## {schema}\n")[2], flags=re.MULTILINE)[0]
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+?) \|", section, re.MULTILINE)
+    return {name: set().union(*(TYPES[kind] for kind in kinds.split(" or "))) for name, kinds in rows}
+
+
+def fields(document: dict[str, Any], known: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All fields with their values, down to those that are ``known`` and to what has no fields."""
+    for key, value in document.items():
+        name = prefix + key
+        below = value if isinstance(value, list) else [value]
+        inner = [one for one in below if isinstance(one, dict)]
+        if name in known or not inner:
+            yield name, value
+        for one in inner if name not in known else ():
+            yield from fields(one, known, f"{name}[]." if isinstance(value, list) else f"{name}.")
+
+
+def compare(schema: str, documents: list[dict[str, Any]]) -> None:
+    table = documented(schema)
+    seen = set()
+    for document in documents:
+        assert (document["schema"], document["schema_version"]) == (schema, 1)
+        for name, value in fields(json.loads(json.dumps(document)), set(table)):
+            if name in {"warnings", "tsc"}:  # empty, null: their fields are told by another document
+                continue
+            assert type(value) in table[name], name
+            seen.add(name)
+    assert seen == table.keys()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """An HVM image, and one of a PV guest that gave pages back, with an odd xl header."""
+    folder = tmp_path_factory.mktemp("images")
+    pv = SampleOptions(SampleGuest.PV64, memory=1 << 20, live=True, xl=True)
+    data = bytearray(b"".join(bytes(piece) for piece in sample_image(pv)))
+    data[XL_FLAGS_AT + 1] |= 0x80  # a flag that nobody knows
+    (folder / "pv").write_bytes(data)
+    hvm = SampleOptions(memory=1 << 20)
+    (folder / "hvm").write_bytes(b"".join(bytes(piece) for piece in sample_image(hvm)))
+    return [folder / "hvm", folder / "pv"]
+
+
+def test_info_document(images: list[Path]) -> None:
+    compare("xenmig-np/info", [xenmig_np.info(path).to_dict() for path in images])
+
+
+def test_conversion_document(images: list[Path], tmp_path: Path) -> None:
+    made = [xenmig_np.convert(path, str(tmp_path / path.name)).to_dict() for path in images]
+    compare("xenmig-np/conversion", made)
+    for document, path in zip(made, images, strict=True):
+        assert document["input"].keys() == xenmig_np.info(path).to_dict().keys() - {"warnings"}
+
+
+def test_error_document(tmp_path: Path) -> None:
+    (tmp_path / "blank").write_bytes(bytes(4096))
+    command = [sys.executable, "-m", "xenmig_np", "info", "--json"]
+    made = []
+    for name in ("blank", "missing"):
+        told = subprocess.run([*command, tmp_path / name], cwd=ROOT, capture_output=True, check=False)
+        made.append(json.loads(told.stdout))
+        assert made[-1]["error"]["exit_code"] == told.returncode
+    compare("xenmig-np/error", made)
+
+
+# ---- README ----------------------------------------------------------------------------------------------
+
+
+class Shell:
+    """Runs commands in one folder, where ``xenmig-np`` is this tree."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "work"
+        self.folder.mkdir()
+        command = folder / "bin" / "xenmig-np"
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m xenmig_np "$@"\n')
+        command.chmod(0o755)
+        path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+        self._environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def timeless(text: str) -> str:
+    return re.sub(r"\b\d+\.\d s\b", "* s", text)
+
+
+def test_readme_shows_what_commands_print(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    commands = ("\n" + "".join(blocks("console"))).split("\n$ ")[1:]
+    assert len(commands) > 5
+    for command, _, printed in (text.partition("\n") for text in commands):
+        assert timeless(shell.run("bash", "-c", command).stdout.rstrip("\n")) == timeless(
+            printed.rstrip("\n")
+        )
+
+
+def test_readme_python_runs(tmp_path: Path) -> None:
+    (code,) = blocks("python")
+    shell = Shell(tmp_path)
+    assert shell.run("xenmig-np", "sample", "--quiet", "--guest", "pv64", "old.save").returncode == 0
+    ran = shell.run(sys.executable, "-W", "error", "-c", code)
+    assert (ran.returncode, "pv64 (0, 1)" in ran.stdout) == (0, True), ran.stdout
+
+
+@pytest.mark.parametrize("name", ["main", "test"])
+def test_readme_set_up_is_one_line(name: str) -> None:
+    (command,) = re.findall(rf"^<!-- {name} command -->\n```sh\n(.*)\n```$", README, re.MULTILINE)
+    assert command.startswith("python3 -m venv .venv && ")
+
+
+def test_readme_main_command_gives_a_stream(tmp_path: Path) -> None:
+    """Without the environment, which takes the network."""
+    (command,) = re.findall(r"^<!-- main command -->\n```sh\n(.*)\n```$", README, re.MULTILINE)
+    kept = [part for part in command.split(" && ") if "venv .venv" not in part and "pip" not in part]
+    shell = Shell(tmp_path)
+    for _ in range(2):  # it can be given again
+        ran = shell.run("bash", "-c", " && ".join(kept).replace(".venv/bin/", ""))
+        assert ran.returncode == 0, ran.stdout
+    assert "convert it: xenmig-np convert" in ran.stdout
+    assert shell.run("xenmig-np", "info", "build/new.xl").stdout.count("migration v2 stream") == 1
+
+
+def test_ci_calls_the_test_command() -> None:
+    """It takes the line out of README.md; environment and place apart, nothing is said twice."""
+    script = (ROOT / ".ci" / "run").read_text()
+    (extract,) = re.findall(r"^command=\$\((.*)\)$", script, re.MULTILINE)
+    (command,) = re.findall(r"^<!-- test command -->\n```sh\n(.*)\n```$", README, re.MULTILINE)
+    found = subprocess.run(["bash", "-c", extract], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == command + "\n"
+    assert "pytest" not in script
+
+
+def test_exit_codes() -> None:
+    table = README.partition("## Exit codes")[2].partition("##")[0]
+    rows = re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
+    said = {int(code) for row in rows for code in row.split(", ")}
+    unused = {ExitCode.PARTLY, ExitCode.SALVAGED}
+    assert said == set(ExitCode) - unused | {128 + signal.SIGHUP}
+
+
+# ---- places ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
+    local = [link for link in links if not link.startswith("https://")]
+    assert [link for link in local if not (document.parent / link).exists()] == []
+
+
+def test_architecture_names_what_is_there() -> None:
+    named = set(re.findall(r"`((?:xenmig_np|tests)/[\w/.]*)`", ARCHITECTURE))
+    assert [place for place in sorted(named) if not (ROOT / place).exists()] == []
+    packages = {f"xenmig_np/{path.parent.name}/" for path in ROOT.glob("xenmig_np/*/__init__.py")}
+    assert packages - named == set()
