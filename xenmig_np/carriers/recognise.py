@@ -57,7 +57,7 @@ def recognise(source: Source) -> Carried:
     begin = cursor.peek(carriers.LOOK if source.drained else len(xl.MAGIC))
     if begin.startswith(xl.MAGIC):
         header = xl_carrier.unwrap(cursor)
-        stream = _stream(cursor.peek(len(libxc.MARKER) if source.drained else 0))
+        stream = _stream(cursor.peek(len(libxc.MARKER)))
         notes = tuple(header.notes()) if stream == "legacy" else ()
         return Carried("xl", stream, cursor.at, header, notes)
     known = next((known for test in CARRIERS if (known := test(begin))), None) or _fixed_vhd(source)

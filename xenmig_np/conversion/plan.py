@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xenmig_np.conversion.givenback import LeftOut
-from xenmig_np.conversion.planner import Choice, MissingDeviceModel, Planner
-from xenmig_np.errors import Note
+from xenmig_np.conversion.planner import Choice, Planner
+from xenmig_np.errors import InvalidImage, Note
 from xenmig_np.io.plan import Range
 from xenmig_np.options import Format
+from xenmig_np.wire.legacy import Guest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,13 +34,16 @@ class Plan:
         first = Format.LIBXL if format_ is Format.AUTO else format_
         try:
             self._measure(Choice(target, first, skip_qemu))
-        except MissingDeviceModel:
-            if format_ is not Format.AUTO or image.carried.xl:
+        except InvalidImage:  # perhaps in what libxc format has no place for
+            if format_ is not Format.AUTO or image.carried.xl or not self._lacks_device_model():
                 raise
             self._measure(Choice(target, Format.LIBXC, skip_qemu))
         if self.facts.unmapped_sent or (self.facts.unmapped_entries and self.facts.superseded):
             self._left_out = LeftOut(image, self.facts)
             self._measure(self.choice)
+
+    def _lacks_device_model(self) -> bool:
+        return self.image.detected.shape.guest is Guest.HVM and self.image.survey().device_model is None
 
     def _measure(self, choice: Choice) -> None:
         self.choice = choice

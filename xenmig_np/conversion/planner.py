@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from xenmig_np.conversion import framing
-from xenmig_np.conversion.givenback import LeftOut, Watch, page_index
+from xenmig_np.conversion.givenback import LeftOut, Watch
 from xenmig_np.conversion.params import Param, first_params
 from xenmig_np.conversion.physmap import xenstore_pairs
-from xenmig_np.conversion.runs import runs
 from xenmig_np.errors import InvalidImage, Note, NotSupported, TruncatedImage
 from xenmig_np.io.plan import Literal, Range, Segment
+from xenmig_np.io.runs import runs
 from xenmig_np.options import Format
 from xenmig_np.read.events import (
     Chunk,
@@ -32,6 +32,7 @@ from xenmig_np.read.events import (
     Vcpu,
 )
 from xenmig_np.read.info import refusal
+from xenmig_np.read.pagetables import page_index
 from xenmig_np.read.toolstack import physmaps
 from xenmig_np.wire import hvm, legacy, libxc, libxl, pages, vcpu
 from xenmig_np.wire.legacy import Guest, Payload
@@ -168,13 +169,13 @@ class Planner:
         if self._watch:
             yield from self._watched_contents(event, self._watch)
             return
-        numbers = page_index(event)[kept & pages.HAS_DATA[event.types]]
+        numbers = page_index(event.types)[kept & pages.HAS_DATA[event.types]]
         for first, count in runs(numbers):
             yield _pages(event, first, count)
 
     def _watched_contents(self, event: PageBatch, watch: Watch) -> Iterator[Segment]:
         """All pages of the batch; those of page tables pass through here, between two ranges."""
-        tables = page_index(event)[pages.LEVEL[event.types] > 0]
+        tables = page_index(event.types)[pages.LEVEL[event.types] > 0]
         contents = np.empty((len(tables), pages.PAGE_SIZE), np.uint8)
         seen = done = 0
         for first, count in runs(tables):
@@ -333,7 +334,7 @@ class Planner:
             yield Literal(framing.padding(length))
 
     def end_of_image(self, event: EndOfImage) -> Iterator[Segment]:
-        if self._shape_guest is Guest.HVM and not self._device_model:
+        if self._shape_guest is Guest.HVM and not self._device_model and not self.image.to_tail:
             self._without_device_model(event)
         if self._libxl:
             yield Literal(framing.record(self.choice.target.libxl.end))

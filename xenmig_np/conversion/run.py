@@ -165,28 +165,43 @@ def convert(  # noqa: PLR0913 - each is an option of the command
     with _opened(source, request) as (original, usable):
         out = Output(output, original, force=force)
         image = _found(usable, request)
-        if usable.seekable:
-            made = _plan(image, request)
-            out.needs(made.size)
-            planner, segments, total = made.planner, made.segments(), made.size
-        else:
-            choice = Choice(TARGET_BY_NAME[request.target], _format_on_pipe(request), request.skip_qemu)
-            planner = Planner(image, choice, image.new_facts(), watched=True)
-            segments, total = planner.segments(), None
-        with out:
-            sink = Sink(usable, out.fd, out.path, progress and (lambda done: progress(done, total)))
-            sink.pour(segments)
-            if total not in {None, sink.written}:
-                raise InvalidImage(
-                    path=usable.path,
-                    found=f"{sink.written:,} bytes of output",
-                    expected=f"{total:,}: the input changed while it was read",
-                )
-            if check and not out.is_stream:
-                with out.reread() as file:
-                    check_written(file, planner, sink.written)
-            out.commit(sync=sync)
-    return _report(planner, planner.choice, out.path, sink.written, time.monotonic() - began)
+        planner, written = carry_out(image, out, request, sync=sync, check=check, progress=progress)
+    return _report(planner, planner.choice, out.path, written, time.monotonic() - began)
+
+
+def carry_out(  # noqa: PLR0913 - as above
+    image: LegacyImage,
+    out: Output,
+    request: Request,
+    *,
+    sync: bool = True,
+    check: bool = True,
+    progress: Progress | None = None,
+) -> tuple[Planner, int]:
+    """Convert an image that has been found into ``out``: who made the segments, and the bytes written."""
+    source = image.source
+    if source.seekable:
+        made = _plan(image, request)
+        out.needs(made.size)
+        planner, segments, total = made.planner, made.segments(), made.size
+    else:
+        choice = Choice(TARGET_BY_NAME[request.target], _format_on_pipe(request), request.skip_qemu)
+        planner = Planner(image, choice, image.new_facts(), watched=True)
+        segments, total = planner.segments(), None
+    with out:
+        sink = Sink(source, out.fd, out.path, progress and (lambda done: progress(done, total)))
+        sink.pour(segments)
+        if total not in {None, sink.written}:
+            raise InvalidImage(
+                path=source.path,
+                found=f"{sink.written:,} bytes of output",
+                expected=f"{total:,}: the input changed while it was read",
+            )
+        if check and not out.is_stream:
+            with out.reread() as file:
+                check_written(file, planner, sink.written)
+        out.commit(sync=sync)
+    return planner, sink.written
 
 
 def _format_on_pipe(request: Request) -> Format:

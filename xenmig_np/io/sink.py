@@ -104,7 +104,7 @@ class Sink:
                     path=self._source.path,
                     offset=part.offset,
                     item=part.item,
-                    found=f"the end of the input at {at + got:#x}",
+                    found=f"the end of the input after {at + got - part.offset:,} bytes",
                     expected=f"{part.length:,} bytes",
                 )
             self._used += got

@@ -59,6 +59,9 @@ class Source(ABC):
     def release(self) -> None:  # noqa: B027 - most sources keep nothing
         """Nothing before the next read is needed again."""
 
+    def leave(self, at: int) -> None:  # noqa: B027 - pipes stand there, they were read no further
+        """The image ends at ``at``: whoever shares the descriptor goes on there."""
+
     def close(self) -> None:
         if self._owned:
             os.close(self.fd)
@@ -103,6 +106,12 @@ class FileSource(Source):
         except OSError as error:
             raise self.failed(error) from error
         return done
+
+    def leave(self, at: int) -> None:
+        try:
+            os.lseek(self.fd, at, os.SEEK_SET)
+        except OSError as error:
+            raise self.failed(error) from error
 
 
 class StreamSource(Source):

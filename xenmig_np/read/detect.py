@@ -44,9 +44,12 @@ class _Contradiction(Exception):
     """A reading that the bytes rule out."""
 
 
-def detect(source: Source, at: int, *, width: int | None = None, guest: Guest | None = None) -> Detected:
+def detect(
+    source: Source, at: int, *, width: int | None = None, guest: Guest | None = None, yielding: bool = False
+) -> Detected:
     """The shape of the legacy image at ``at``; ``width`` and ``guest`` are what the user says.
 
+    ``yielding``: where ``width`` contradicts the image, it yields (reference-tools.md D-08).
     On a pipe only what fits into the replay window is looked at. Raises :class:`NotRecognised`,
     :class:`UsageError` where the user contradicts the image or has to decide, :class:`NotSupported` (ia64).
     """
@@ -61,7 +64,7 @@ def detect(source: Source, at: int, *, width: int | None = None, guest: Guest | 
         )
     proven = 32 if begin[4:8] != bytes(4) else 64
     said = f"octets 4 to 7 are {begin[4:8].hex()}: {proven}-bit words"
-    if width not in (None, proven):
+    if width not in (None, proven) and not yielding:
         raise UsageError(f"--width {width} contradicts the image: {said}", path=source.path, offset=at + 4)
     reasons = [said]
     p2m_size = int(np.frombuffer(begin, legacy.WORDS[proven], 1)[0])
@@ -78,6 +81,7 @@ def _plausible(p2m_size: int, path: str, at: int, begin: bytes) -> None:
             f"p2m_size {p2m_size}, as an ia64 image or no image at all would begin",
             path=path,
             offset=at,
+            item="p2m_size",
             hint="if you know better, give --width and --guest",
         )
     if p2m_size > limits.P2M_SIZE_MAX:

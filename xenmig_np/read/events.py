@@ -135,6 +135,8 @@ class Vcpu(Event):
     extended: bytes | None
     xsave: bytes | None
     """The record behind mask and size: xcr0, xcr0_accum, area."""
+    xsave_mask: int
+    """What stands before its size, 0 without one."""
 
 
 @dataclass(frozen=True, slots=True)

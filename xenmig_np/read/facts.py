@@ -25,7 +25,7 @@ from xenmig_np.read.events import (
     Remark,
     Unmapped,
 )
-from xenmig_np.read.pfnset import PfnSet
+from xenmig_np.read.pfnset import PfnSet, lazy_zeros
 from xenmig_np.wire import hvm, legacy, pages
 from xenmig_np.wire.legacy import Payload
 
@@ -138,7 +138,7 @@ class Facts:
 
 def _p2m_size(facts: Facts, event: P2mSize) -> None:
     facts.p2m_size = event.value
-    facts.last_types = np.zeros(event.value, np.uint8)
+    facts.last_types = lazy_zeros(event.value)
     facts.unmapped = PfnSet(event.value)
 
 

@@ -14,7 +14,7 @@ from xenmig_np.read.legacy import LegacyReader
 from xenmig_np.read.records import NumberingName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from xenmig_np.io.source import Source
     from xenmig_np.read.events import AnyEvent
@@ -28,6 +28,10 @@ class LegacyImage:
     source: Source
     carried: Carried
     detected: Detected
+    to_tail: bool = False
+    """Nothing behind the tail is read, not even a device-model record: others go on there."""
+    listener: Callable[[AnyEvent], None] | None = None
+    """Called with each event before it is handed out."""
 
     def events(self, facts: Facts) -> Iterator[AnyEvent]:
         """All events in order, each noted in ``facts`` first, and remarks on what does not fit them.
@@ -35,8 +39,11 @@ class LegacyImage:
         Raises as :class:`LegacyReader` does.
         """
         self.source.release()
-        for event in LegacyReader(self.source, self.carried.at, self.detected.shape).events():
+        shape = self.detected.shape
+        for event in LegacyReader(self.source, self.carried.at, shape, to_tail=self.to_tail).events():
             facts.see(event)
+            if self.listener:
+                self.listener(event)
             yield event
             for remark in consistency.remarks(event, facts):
                 facts.see(remark)
@@ -57,8 +64,10 @@ class LegacyImage:
         return facts
 
 
-def find(source: Source, *, width: int | None = None, guest: Guest | None = None) -> LegacyImage:
-    """Recognise the carrier and detect the shape; ``width`` and ``guest`` are what the user says.
+def find(
+    source: Source, *, width: int | None = None, guest: Guest | None = None, yielding: bool = False
+) -> LegacyImage:
+    """Recognise the carrier and detect the shape; the rest is as :func:`detect` takes it.
 
     Raises :class:`NotRecognised`, :class:`NotSupported` (also for a stream that is v2 or v3 already),
     :class:`UsageError`, :class:`InvalidImage`.
@@ -73,7 +82,8 @@ def find(source: Source, *, width: int | None = None, guest: Guest | None = None
             hint="it needs no conversion",
         )
     try:
-        return LegacyImage(source, carried, detect(source, carried.at, width=width, guest=guest))
+        shape = detect(source, carried.at, width=width, guest=guest, yielding=yielding)
+        return LegacyImage(source, carried, shape)
     except NotRecognised as error:
         if carried.otherwise:
             raise carried.otherwise.refusal(source.path, source.start) from error

@@ -34,12 +34,13 @@ HANDSHAKE: Final = b"domain is yours, you are cleared to unpause\0"
 class LegacyReader:
     """Reads one image from ``at`` on; iterate over :meth:`events` once.
 
-    Raises :class:`InvalidImage`, :class:`TruncatedImage`, :class:`NotSupported` (chunks and records that
-    cannot be read past yet), :class:`InputOutputError`.
+    With ``to_tail`` nothing behind its tail is read, not even a device-model record. Raises
+    :class:`InvalidImage`, :class:`TruncatedImage`, :class:`NotSupported` (chunks and records that cannot be
+    read past yet), :class:`InputOutputError`.
     """
 
-    def __init__(self, source: Source, at: int, shape: Shape) -> None:
-        self.reading = Reading(Cursor(source, at), shape)
+    def __init__(self, source: Source, at: int, shape: Shape, *, to_tail: bool = False) -> None:
+        self.reading = Reading(Cursor(source, at), shape, to_tail)
 
     def events(self) -> Iterator[AnyEvent]:
         """All events, in the order of the image."""
@@ -50,7 +51,8 @@ class LegacyReader:
             yield p2m_frames(reading)
         yield from body(reading)
         yield from TAILS[reading.shape.guest](reading)
-        yield from device_model(reading)
+        if not reading.to_tail:
+            yield from device_model(reading)
         yield from _behind(reading)
 
 
@@ -58,17 +60,16 @@ def _behind(reading: Reading) -> Iterator[AnyEvent]:
     """Another body (a checkpoint), bytes that are none of ours, or nothing (legacy-stream.md 1.1)."""
     at = reading.cursor.at
     source = reading.cursor.source
-    if source.drained:
-        if not reading.last_checkpoint and _body_begins(reading):
-            raise NotSupported(
-                "a checkpointed (Remus) image with more than one state of the guest",
-                path=reading.path,
-                offset=at,
-                item="second body",
-            )
-        begin = reading.cursor.peek(limits.HEADS)
-        if begin:
-            yield remark("trailing", _trailing(reading, begin), at)
+    looking = source.drained or (source.seekable and not reading.to_tail)
+    if looking and not reading.last_checkpoint and _body_begins(reading):
+        raise NotSupported(
+            "a checkpointed (Remus) image with more than one state of the guest",
+            path=reading.path,
+            offset=at,
+            item="second body",
+        )
+    if source.drained and (begin := reading.cursor.peek(limits.HEADS)):
+        yield remark("trailing", _trailing(reading, begin), at)
     yield EndOfImage(at, 0)
 
 

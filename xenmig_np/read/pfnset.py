@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+SMALL = 1 << 20
+
+
+def lazy_zeros(count: int, dtype: type[np.generic] = np.uint8) -> NDArray[Any]:
+    """Zeros of shape (count,) that take memory by the 4 KiB where something is written.
+
+    numpy asks the kernel for huge pages, of which a few thousand spread pfns would fill gigabytes.
+    """
+    size = count * np.dtype(dtype).itemsize
+    if size <= SMALL:
+        return np.zeros(count, dtype)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype)
+
+
 class PfnSet:
     """Pfns below ``size``; untouched parts of a large set take no memory."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._bits = np.zeros(-(-size // 8), np.uint8)
+        self._bits: NDArray[np.uint8] = lazy_zeros(-(-size // 8))
 
     def add(self, pfns: NDArray[Any]) -> None:
         """Add pfns, all below ``size``; any unsigned dtype, any shape, repeats are fine."""

@@ -38,6 +38,8 @@ class Reading:
 
     cursor: Cursor
     shape: Shape
+    to_tail: bool = False
+    """Nothing behind the tail is read, not even a device-model record."""
     p2m_size: int = 0
     info: ExtendedInfo | None = None
     batches: int = 0

@@ -67,10 +67,11 @@ def _vcpu(reading: Reading, number: int) -> Iterator[AnyEvent]:
     at = reading.cursor.at
     context = reading.cursor.take(info.guest.context.itemsize, f"{item}, context")
     extended = reading.cursor.take(vcpu.EXTENDED_SIZE, f"{item}, extended context") if info.extended else None
-    xsave = None
+    xsave, mask = None, 0
     if info.xcnt:
         head_at = reading.cursor.at
-        size = int(reading.cursor.one(vcpu.XSAVE_HEAD, f"{item}, xsave")["size"])
+        head = reading.cursor.one(vcpu.XSAVE_HEAD, f"{item}, xsave")
+        mask, size = int(head["xfeature_mask"]), int(head["size"])
         if not limits.XSAVE_MIN <= size <= limits.XSAVE_MAX:
             raise reading.invalid(
                 head_at,
@@ -82,7 +83,7 @@ def _vcpu(reading: Reading, number: int) -> Iterator[AnyEvent]:
         if size > info.xcnt - limits.XSAVE_MIN:
             text = f"{item}: xsave record of {size:,} bytes, the extended info announced {info.xcnt - 16:,}"
             yield remark("D4", text, head_at)
-    yield Vcpu(at, reading.cursor.at - at, number, context, extended, xsave)
+    yield Vcpu(at, reading.cursor.at - at, number, context, extended, xsave, mask)
 
 
 def _hvm_tail(reading: Reading) -> Iterator[AnyEvent]:
@@ -119,6 +120,7 @@ def device_model(reading: Reading) -> Iterator[AnyEvent]:
         begun = start and any(row.signature.startswith(start) for row in qemu.DEVICE_MODEL_RECORDS)
         if begun and reading.shape.guest is Guest.HVM:
             raise reading.cursor.truncated(qemu.SIGNATURE_SIZE, "device-model record", len(start))
+        _not_ours(reading, start)
         return
     name = row.signature.decode().strip()
     reading.cursor.take(len(row.signature), "device-model record")
@@ -133,6 +135,18 @@ def device_model(reading: Reading) -> Iterator[AnyEvent]:
     if reading.shape.guest is Guest.PV:
         yield remark("containers 2.2", f"a device-model record {name} behind a PV guest left out", at)
     yield DeviceModel(at, reading.cursor.at - at, row, state)
+
+
+def _not_ours(reading: Reading, start: bytes) -> None:
+    """Bytes that are no record belong to the next reader, who does not get them from a pipe any more."""
+    source = reading.cursor.source
+    if start and not source.drained and not source.seekable:
+        raise NotSupported(
+            f"{start!r} where a device-model record begins",
+            path=reading.path,
+            offset=reading.cursor.at,
+            item="device-model record",
+        )
 
 
 def _device_model_length(reading: Reading, at: int, row: qemu.DeviceModelRecord) -> int:

@@ -455,11 +455,8 @@ def _trailing() -> st.SearchStrategy[bytes]:
     """Bytes that are not taken for a device-model record."""
     shake = b"domain is yours, you are cleared to unpause\0"
     some = st.just(shake) | st.integers(1, 40).map(bytes) | st.binary(min_size=1, max_size=40)
-    return some.filter(
-        lambda data: (
-            not any(data.startswith(name[: len(data)]) for name in (LIBXL_RECORD, REMUS_RECORD, XEND_RECORD))
-        )
-    )
+    records = (LIBXL_RECORD, REMUS_RECORD, XEND_RECORD)
+    return some.filter(lambda data: not any(data.startswith(name[: len(data)]) for name in records))
 
 
 # ---- damage ----------------------------------------------------------------------------------------------

@@ -68,4 +68,7 @@ PTE_PRESENT: Final = 1
 PTE_PFN_SHIFT: Final = 12
 PTE_PFN_MASK: Final = (1 << 40) - 1
 """An entry of a page table in a stream: bit 0 present, bits 51..12 the pfn (v2-stream.md D22)."""
+PTE_WRITABLE: Final = 1 << 1
+PTE_LARGE: Final = 1 << 7
+"""Above level 1: the entry maps a large page."""
 PTE: Final = np.dtype("<u8")

@@ -34,3 +34,6 @@ DEVICE_MODEL_RECORDS: Final = (
     DeviceModelRecord(b"QemuDeviceModelRecord", None, "xend, or libxl of Xen 4.0", converted=False),
 )
 """Longer signatures first: the first row that fits is the one."""
+STATE_V2_HEAD: Final = np.dtype([("magic", "S4"), ("version", ">u4"), ("length", ">u8")])
+STATE_V2_BEGIN: Final = STATE_MAGIC + (2).to_bytes(4, "big")
+"""A state of version 2 says how long it is; ``length`` bytes follow its head (containers.md 6.4)."""

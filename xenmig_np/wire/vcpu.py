@@ -27,6 +27,22 @@ CONTEXT_32: Final = np.dtype(
 )
 """The same of a 32-bit guest."""
 
+ADDRESSES_64: Final = {
+    "rip": 648,
+    "rsp": 672,
+    "kernel_sp": 4976,
+    "event_callback_eip": 5112,
+    "failsafe_callback_eip": 5120,
+    "syscall_callback_eip": 5128,
+    "fs_base": 5144,
+    "gs_base_kernel": 5152,
+    "gs_base_user": 5160,
+}
+"""Offsets of 64-bit context fields that must be canonical addresses (xen-restore-behaviour.md 244)."""
+TRAPS_64, TRAPS_64_AT = 256, 720
+"""So are those of its trap handlers: 16 bytes each, the address last."""
+
+VGCF_IN_KERNEL: Final = 1 << 2
 VGCF_ONLINE: Final = 1 << 5
 VM_ASSIST_PAE_EXTENDED_CR3: Final = 1 << 3
 GDT_ENTRIES_MAX: Final = 7168
@@ -34,6 +50,8 @@ GDT_ENTRIES_MAX: Final = 7168
 CR1, CR3 = 1, 3
 
 EXTENDED_SIZE: Final = 128
+EXTENDED_MIN: Final = 32
+"""What Xen 4.0 wrote; a context that says it has less is refused (xen-restore-behaviour.md 249, 250)."""
 EXTENDED: Final = np.dtype(
     {
         "names": ["vcpu", "size", "syscall32_eip", "sysenter_eip"],
@@ -49,6 +67,10 @@ XSAVE_AREA: Final = np.dtype([("xcr0", "<u8"), ("xcr0_accum", "<u8")])
 """How those bytes, and the body of X86_PV_VCPU_XSAVE, begin."""
 XSAVE_NEEDED: Final = {0: 16, 1: 16 + 576, 3: 16 + 576, 7: 16 + 832}
 """Bytes that a record with this xcr0_accum can hold; restore refuses longer ones (v2-stream.md D25)."""
+MSRS_SETTABLE: Final = frozenset(
+    {0x48, 0x140, 0xC000_0103, 0xC001_1019, 0xC001_101A, 0xC001_101B, 0xC001_1027}
+)
+"""MSRs that Xen sets for a PV vCPU: SPEC_CTRL, MISC_FEATURES_ENABLES, TSC_AUX, DRn_ADDRESS_MASK."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,3 +23,5 @@ FLAG_JSON: Final = 1
 FLAG_STREAM_V2: Final = 2
 CONFIG_LENGTH: Final = np.dtype("<u4")
 """First in the optional data."""
+HANDSHAKE: Final = b"domain is yours, you are cleared to unpause\0"
+"""What the sender of xl migrate says behind the stream (containers.md 1.5)."""
