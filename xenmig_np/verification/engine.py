@@ -10,11 +10,13 @@ from xenmig_np.errors import NotSupported, TruncatedImage, XenmigError
 from xenmig_np.read.records import DomainHeader, EndOfStream, ImageHeader, LibxlHeader, LibxlRecord, Record
 from xenmig_np.read.v2 import StreamReader
 from xenmig_np.verification import rules as _rules  # noqa: F401 - fills the table
+from xenmig_np.verification.behind import look_behind
 from xenmig_np.verification.finding import Finding, Severity
 from xenmig_np.verification.releases import ALL, LIBXC_V3, Releases
 from xenmig_np.verification.rule import RULES, Level, Rule, run
 from xenmig_np.verification.state import Stream
 from xenmig_np.wire import libxc
+from xenmig_np.wire.legacy import Guest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +70,9 @@ class Verification:
         self.end = reader.cursor.at
 
     def _checked(self, event: AnyRecord, chosen: tuple[Rule, ...]) -> Iterator[Finding]:
+        if isinstance(event, EndOfStream) and self.level is Level.RESTORE and self.source.drained:
+            bare_hvm = self.stream.libxl is None and self.stream.guest is Guest.HVM
+            self.stream.behind = look_behind(self.source, event.offset, device_model=bare_hvm)
         for row, broken in run(event, self.stream, chosen):
             if (finding := self._finding(row, broken, event)) is not None:
                 yield finding

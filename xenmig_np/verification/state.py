@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from xenmig_np.read.pfnset import PfnSet
+from xenmig_np.read.pfnset import PfnSet, lazy_zeros
 from xenmig_np.read.records import (
     AnyRecord,
     DomainHeader,
@@ -20,6 +20,7 @@ from xenmig_np.read.records import (
     PageData,
     Record,
 )
+from xenmig_np.verification.pagetables import TableWatch
 from xenmig_np.wire import libxc, pages
 from xenmig_np.wire.legacy import Guest
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from xenmig_np.carriers.xl import XlHeader
     from xenmig_np.io.source import Source
+    from xenmig_np.verification.behind import Behind
     from xenmig_np.verification.rule import Level
 
 GUESTS: Final = {int(number): guest for guest, number in libxc.DOMAIN_TYPE.items()}
@@ -65,13 +67,19 @@ class Stream:
     """For each watched pfn one more than the type of its last mention, 0: none."""
     populated: PfnSet = field(default_factory=lambda: PfnSet(PFNS_WATCHED))
     """Pfns that have been given a page: by content, or by XALLOC."""
+    tables: TableWatch = field(default_factory=TableWatch)
+    """What page tables of a PV guest refer to: told by the rule that reads them, at level restore."""
     vcpus: dict[int, set[str]] = field(default_factory=dict)
-    """Names of the records seen of each vCPU id."""
+    """Names of the records seen of each vCPU id, but for those that are empty."""
     contexts: dict[int, Record] = field(default_factory=dict)
     """The last X86_PV_VCPU_BASIC of each vCPU id, with its body."""
     params: dict[int, list[int]] = field(default_factory=dict)
     """Values that each HVM parameter was set to, in order."""
+    param_at: dict[int, int] = field(default_factory=dict)
+    """Offset in the input of the entry that set an HVM parameter last."""
     hvm_context: Record | None = None
+    behind: Behind | None = None
+    """What follows the stream, at level restore, where the source may be read on."""
     pages: int = 0
     """Pages in the stream, each copy counted."""
 
@@ -92,6 +100,13 @@ class Stream:
         known = int(self.last_types[pfn]) if 0 <= pfn < len(self.last_types) else 0
         return known - 1 if known else None
 
+    def last_types_of(self, pfns: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """One more than the types of the last mentions, 0 without one; same shape."""
+        watched = pfns < len(self.last_types)
+        if not watched.any():
+            return np.zeros(len(pfns), np.uint8)
+        return np.where(watched, self.last_types[np.where(watched, pfns, 0)], np.uint8(0))
+
     def add(self, event: AnyRecord) -> None:
         """Take an event into account."""
         match event:
@@ -101,8 +116,6 @@ class Stream:
                 self.image = event
             case DomainHeader():
                 self.domain = event
-                if self.guest is Guest.HVM:
-                    self.last_types = np.zeros(PFNS_WATCHED, np.uint8)
             case LibxlRecord():
                 self.numbering = event.numbering
                 self.libxl_records[event.name] += 1
@@ -129,39 +142,63 @@ class Stream:
 
     def _add_pages(self, event: PageData) -> None:
         self.pages += int(np.count_nonzero(pages.HAS_DATA[event.types]))
+        if self.guest is Guest.HVM:
+            self._watch(event.pfns)
         watched = event.pfns < len(self.last_types)
         pfns, types = event.pfns[watched], event.types[watched]
         self.last_types[pfns] = types + np.uint8(1)
         self.populated.add(pfns[pages.HAS_DATA[types] | (types == pages.PageType.XALLOC)])
+
+    def _watch(self, pfns: NDArray[np.uint64]) -> None:
+        """Have :attr:`last_types` reach as far as an HVM guest's pfns do."""
+        near = pfns[pfns < PFNS_WATCHED]
+        if len(near) and (highest := int(near.max())) >= len(self.last_types):
+            grown = lazy_zeros(1 << highest.bit_length())
+            grown[: len(self.last_types)] = self.last_types
+            self.last_types = grown
 
     def _add_frames(self, event: Record) -> None:
         if event.head is None or event.data is None or not self.width:
             return
         start, end = int(event.head["start_pfn"]), int(event.head["end_pfn"])
         per_frame = pages.PAGE_SIZE // self.width if self.width in {4, 8} else pages.PAGE_SIZE
-        frames = np.frombuffer(event.data, libxc.PFN_WORD, offset=libxc.P2M_FRAMES.itemsize)
-        if start > end or len(frames) != end // per_frame - start // per_frame + 1:
+        whole = (len(event.data) - libxc.P2M_FRAMES.itemsize) // libxc.PFN_WORD.itemsize
+        frames = np.frombuffer(event.data, libxc.PFN_WORD, whole, libxc.P2M_FRAMES.itemsize)
+        if (
+            start > end
+            or not max(end, self.end_pfn)
+            or len(frames) != end // per_frame - start // per_frame + 1
+        ):
             return
         at = event.body.offset + libxc.P2M_FRAMES.itemsize
         for index, frame in enumerate(frames.tolist()):
             self.p2m_frames[start // per_frame + index] = (frame, at + index * libxc.PFN_WORD.itemsize)
         if end > self.end_pfn:
             self.end_pfn = end
-            grown = np.zeros(min(end + 1, PFNS_WATCHED), np.uint8)
+            grown = lazy_zeros(min(end + 1, PFNS_WATCHED))
             grown[: len(self.last_types)] = self.last_types
             self.last_types = grown
 
     def _add_vcpu(self, event: Record) -> None:
+        if event.body.length == libxc.VCPU.itemsize:
+            return
         number = int(event.head["vcpu_id"])
         self.vcpus.setdefault(number, set()).add(event.name)
         if event.name == "X86_PV_VCPU_BASIC":
             self.contexts[number] = event
 
     def _add_params(self, event: Record) -> None:
-        if event.head is None or event.data is None:
-            return
-        room = (len(event.data) - libxc.HVM_PARAMS.itemsize) // libxc.HVM_PARAM.itemsize
-        count = min(int(event.head["count"]), room, PARAMS_MAX)
-        entries = np.frombuffer(event.data, libxc.HVM_PARAM, count, libxc.HVM_PARAMS.itemsize)
-        for index, value in entries.tolist():
+        for at, index, value in parameters(event):
             self.params.setdefault(index, []).append(value)
+            self.param_at[index] = at
+
+
+def parameters(event: Record) -> list[tuple[int, int, int]]:
+    """Offset in the input, number and value of each entry of an HVM_PARAMS record that is there."""
+    if event.head is None or event.data is None:
+        return []
+    room = (len(event.data) - libxc.HVM_PARAMS.itemsize) // libxc.HVM_PARAM.itemsize
+    count = min(int(event.head["count"]), room, PARAMS_MAX)
+    entries = np.frombuffer(event.data, libxc.HVM_PARAM, count, libxc.HVM_PARAMS.itemsize)
+    start, step = event.body.offset + libxc.HVM_PARAMS.itemsize, libxc.HVM_PARAM.itemsize
+    return [(start + step * number, index, value) for number, (index, value) in enumerate(entries.tolist())]
