@@ -1,8 +1,7 @@
-"""What the tests with drawn images share: how many, what the converter makes of one, what its plain twin does."""
+"""What the tests with drawn images share: how many, what the converter makes of one, and its plain twin."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import threading
@@ -10,20 +9,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import plain.convert
 import plain.legacy
+import pytest
+from conftest import open_file, piped
 from hypothesis import HealthCheck, settings
 
 import xenmig_np
 from xenmig_np.errors import ExitCode, XenmigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from xenmig_np.testing.builder import LegacyImage
 
 TARGETS: Final = ("draft-v7", "xen-4.6", "xen-4.14")
 FORMATS: Final = ("libxc", "libxl", "auto")
 FACTORS: Final = {"default": 1, "long": 30}
 """How many times the usual number of examples is drawn, by the environment variable HYPOTHESIS_PROFILE."""
+
+images_are_long = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+"""Of modules that draw images: an image that fails is to be shown, whatever it takes."""
 
 Outcome = bytes | str
 """A converted stream, or the kind of a refusal: the name of its exit code."""
@@ -48,7 +50,7 @@ def shape(image: LegacyImage) -> dict[str, Any]:
 
 def converted(data: bytes, *, pipe: bool = False, into_pipe: bool = False, **options: Any) -> Outcome:
     """What the converter makes of an image, from a file or pipe into one; a refusal leaves no file behind."""
-    with (from_pipe if pipe else from_file)(data) as source, tempfile.TemporaryDirectory() as folder:
+    with (piped if pipe else open_file)(data) as source, tempfile.TemporaryDirectory() as folder:
         try:
             if into_pipe:
                 return _collected(source, options)
@@ -80,35 +82,6 @@ def leaves_out(data: bytes, width: int) -> bool:
     _, at = plain.convert._xl_header(data)
     image = plain.legacy.parse(data, width, "pv", at)
     return list(plain.convert._without_unmapped(image)) != list(image.body)
-
-
-@contextlib.contextmanager
-def from_file(data: bytes) -> Iterator[int]:
-    """A descriptor of a file that holds the data."""
-    with tempfile.TemporaryFile() as file:
-        file.write(data)
-        file.seek(0)
-        yield file.fileno()
-
-
-@contextlib.contextmanager
-def from_pipe(data: bytes) -> Iterator[int]:
-    """The reading end of a pipe that delivers the data."""
-    reading, writing = os.pipe()
-
-    def write() -> None:
-        with contextlib.suppress(BrokenPipeError), open(writing, "wb", buffering=0) as end:
-            left = memoryview(data)
-            while left:
-                left = left[end.write(left) :]
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        yield reading
-    finally:
-        os.close(reading)
-        writer.join()
 
 
 def _collected(source: int, options: dict[str, Any]) -> bytes:

@@ -51,7 +51,7 @@ class Sample:
 
     @property
     def carrier(self) -> str:
-        return "xl" if self.ran else self.truth["carrier"]
+        return "xl" if self.ran else str(self.truth["carrier"])
 
     @property
     def width(self) -> int:
@@ -61,8 +61,8 @@ class Sample:
     def guest(self) -> str:
         """`hvm`, `pv32` or `pv64`."""
         if self.ran:
-            return self.truth["guest_type"] + str(self.truth.get("guest_bits", ""))
-        return self.truth["guest"]["type"] + str(self.truth["guest"]["width"] or "")
+            return f"{self.truth['guest_type']}{self.truth.get('guest_bits', '')}"
+        return f"{self.truth['guest']['type']}{self.truth['guest']['width'] or ''}"
 
     @property
     def kind(self) -> str:
@@ -188,7 +188,7 @@ def taken_apart(data: bytes) -> Stream:
 
 def _records(data: bytes, at: int) -> tuple[list[Record], int]:
     """Records up to END, and the offset behind it."""
-    records = []
+    records: list[Record] = []
     while True:
         number, length = struct.unpack_from("<II", data, at)
         end = at + 8 + length

@@ -36,6 +36,7 @@ from xenmig_np.io.source import open_source
 from xenmig_np.read.v2 import identify, tally
 from xenmig_np.testing import fields, pieces
 from xenmig_np.testing.builder import small_image
+from xenmig_np.testing.pieces import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,11 +56,18 @@ def without_record(**changes: object) -> bytes:
     return replace(small_image("hvm"), device_model=None, **changes).to_bytes()  # type: ignore[arg-type]
 
 
-def give_up_page() -> bytes:
-    """A PV image whose tail lists a pfn that a batch has sent (D22)."""
+def given_back() -> dict[str, bytes]:
+    """PV images whose tail lists a pfn that a batch has sent, or that an old page table names (D22)."""
     image = small_image("pv64")
-    more = pieces.Batch((fields.word(fields.NOTAB, 20),), (fields.page(0x77),))
-    return replace(image, body=(*image.body[:2], more, *image.body[2:]), unmapped=(20,)).to_bytes()
+    page = Batch((fields.word(fields.NOTAB, 20),), (fields.page(0x77),))
+    table = Batch((fields.word(1, 3),), (fields.page(0, [(0, fields.pte(20))]),))
+    return {
+        name: replace(image, body=(image.body[0], batch, *image.body[1:]), unmapped=(20,)).to_bytes()
+        for name, batch in (("1 entries", page), ("1 superseded page tables", table))
+    }
+
+
+GIVEN_BACK = given_back()
 
 
 # ---- the same bytes on all routes ------------------------------------------------------------------------
@@ -367,9 +375,9 @@ def test_v2_input_is_named(options: dict[str, str], route: str, named: str, put:
     assert ran.lines[1] == "hint: it needs no conversion"
 
 
-def test_given_back_pages_on_a_pipe(tmp_path: Path) -> None:
-    data = give_up_page()
-    ran = xenmig("convert", "-", tmp_path / "new", stdin=data)
+@pytest.mark.parametrize("what", GIVEN_BACK)
+def test_given_back_pages_on_a_pipe(what: str, tmp_path: Path) -> None:
+    ran = xenmig("convert", "-", tmp_path / "new", stdin=GIVEN_BACK[what])
     assert ran.code == 3
     assert ran.lines[0].startswith("error: standard input: list of unmapped pfns at 0x")
     assert ran.lines[0].endswith("from a pipe (D22)")
@@ -377,13 +385,14 @@ def test_given_back_pages_on_a_pipe(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_given_back_pages_through_a_spool(put: Callable[..., Path], tmp_path: Path) -> None:
-    data = give_up_page()
+@pytest.mark.parametrize("what", GIVEN_BACK)
+def test_given_back_pages_through_a_spool(what: str, put: Callable[..., Path], tmp_path: Path) -> None:
+    data = GIVEN_BACK[what]
     spooled = xenmig("convert", "-", "-", "--spool", tmp_path, stdin=data)
     assert (spooled.code, spooled.out) == (0, xenmig("convert", put(data), "-").out)
-    assert "1 entries of pages that the guest gave back" in spooled.err
+    assert what in spooled.err
     with open_file(spooled.out) as fd, open_source(fd) as made:
-        assert tally(made, 0).words[0] == 2
+        assert sum(tally(made, 0).words) == 6
 
 
 def test_live_pv_image_through_a_spool() -> None:
@@ -853,3 +862,36 @@ def test_debugging_shows_where(put: Callable[..., Path], monkeypatch: pytest.Mon
     monkeypatch.setitem(ENVIRONMENT, "XENMIG_NP_DEBUG", "1")
     with pytest.raises(AssertionError, match="Traceback"):
         xenmig("convert", put(b"nothing"), "/dev/null")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("convert", "old", "new", b"third\x1b[31m\xff"),
+        ("convert", "old", "new", b"--\x1b[31m\xff"),
+        ("convert", "old", "new", "--width", b"\x1b[31m\xff"),
+        (b"\x1b[31m\xff",),
+    ],
+)
+def test_usage_errors_show_arguments_harmlessly(arguments: tuple[str | bytes, ...]) -> None:
+    ran = xenmig(*arguments)
+    assert ran.code == 2
+    assert harmless(ran)
+    assert "\\x1b[31m" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("xenmig-np con", "convert"),
+        ("xenmig-np convert --tar", "--target"),
+        ("xenmig-np convert --target xen", "xen-4.6\nxen-4.14"),
+        ("xenmig-np convert --guest ", "pv\nhvm"),
+    ],
+)
+def test_shell_completion(typed: str, offered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "_XENMIG_NP_COMPLETE", "complete_bash")
+    monkeypatch.setitem(ENVIRONMENT, "COMP_WORDS", typed)
+    monkeypatch.setitem(ENVIRONMENT, "COMP_CWORD", str(typed.count(" ")))
+    ran = xenmig()
+    assert (ran.code, ran.out.decode().strip()) == (0, offered)

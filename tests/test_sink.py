@@ -151,7 +151,7 @@ def test_range_beyond_the_input() -> None:
     with pytest.raises(TruncatedImage) as caught:
         poured([Range(0, 4096, "first"), Range(len(INPUT) - 10, 4096, "page batch 3, pages")])
     assert (caught.value.offset, caught.value.item) == (len(INPUT) - 10, "page batch 3, pages")
-    assert caught.value.found == f"the end of the input at {len(INPUT):#x}"
+    assert caught.value.found == "the end of the input after 10 bytes"
     assert caught.value.expected == "4,096 bytes"
 
 
