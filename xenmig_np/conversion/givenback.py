@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xenmig_np.io.memory import lazy_zeros
 from xenmig_np.read.events import PageBatch
 from xenmig_np.read.pagetables import LastTables, last_mentions, page_index, read_pages, referred
-from xenmig_np.read.pfnset import PfnSet, lazy_zeros
+from xenmig_np.read.pfnset import PfnSet
 from xenmig_np.wire import pages
 
 if TYPE_CHECKING:

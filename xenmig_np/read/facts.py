@@ -10,6 +10,7 @@ import numpy as np
 
 from xenmig_np import limits
 from xenmig_np.errors import InvalidImage, Note
+from xenmig_np.io.memory import lazy_zeros
 from xenmig_np.read.events import (
     AnyEvent,
     Chunk,
@@ -25,7 +26,7 @@ from xenmig_np.read.events import (
     Remark,
     Unmapped,
 )
-from xenmig_np.read.pfnset import PfnSet, lazy_zeros
+from xenmig_np.read.pfnset import PfnSet
 from xenmig_np.wire import hvm, legacy, pages
 from xenmig_np.wire.legacy import Payload
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from xenmig_np.errors import TruncatedImage
+from xenmig_np.io.memory import lazy_zeros
 from xenmig_np.io.runs import runs
-from xenmig_np.read.pfnset import lazy_zeros
 from xenmig_np.wire import pages
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from xenmig_np.read.pfnset import PfnSet, lazy_zeros
+from xenmig_np.io.memory import lazy_zeros
+from xenmig_np.read.pfnset import PfnSet
 from xenmig_np.read.records import (
     AnyRecord,
     DomainHeader,
