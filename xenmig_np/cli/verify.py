@@ -86,10 +86,9 @@ def _tell(report: Report, *, strict: bool) -> None:
 
 
 def _rules() -> None:
-    from xenmig_np.verification import rules as _  # noqa: F401, PLC0415 - fills the table
-    from xenmig_np.verification.rule import RULES  # noqa: PLC0415
+    from xenmig_np.verification.rules import table  # noqa: PLC0415 - brings numpy
 
-    for row in RULES.values():
+    for row in table():
         terminal.result(
             f"{row.id:<6} {row.severity.name.lower():<8} {row.level:<10} {row.section:<22} {row.text}"
         )

@@ -1,5 +1,8 @@
 """All rules; importing this fills the table of :mod:`xenmig_np.verification.rule`."""
 
+import re
+
+from xenmig_np.verification.rule import RULES, Rule
 from xenmig_np.verification.rules import (  # noqa: F401 - each module enters its rules
     contexts,
     framing,
@@ -16,3 +19,13 @@ from xenmig_np.verification.rules import (  # noqa: F401 - each module enters it
     vcpus,
     xl,
 )
+
+
+def table() -> list[Rule]:
+    """All rules by their numbers."""
+    return sorted(RULES.values(), key=_order)
+
+
+def _order(row: Rule) -> tuple[bool, int, str]:
+    number, suffix = re.fullmatch(r"[VX]([0-9]+)([a-z]?)", row.id).groups()  # type: ignore[union-attr]
+    return row.id.startswith("X"), int(number), suffix
