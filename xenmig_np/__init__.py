@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from xenmig_np.errors import XenmigError
     from xenmig_np.image.access import Image, info, open_image
     from xenmig_np.read.info import ImageInfo
-    from xenmig_np.verification.run import verify
+    from xenmig_np.verification.run import compare, verify
 
 __all__ = [
     "Conversion",
     "Image",
     "ImageInfo",
     "XenmigError",
+    "compare",
     "convert",
     "info",
     "open_image",
@@ -38,6 +39,7 @@ _HOME: Final = {
     "info": "image.access",
     "open_image": "image.access",
     "ImageInfo": "read.info",
+    "compare": "verification.run",
     "verify": "verification.run",
 }
 

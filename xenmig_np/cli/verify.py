@@ -8,8 +8,10 @@ import typer
 
 from xenmig_np.cli import terminal
 from xenmig_np.cli.guard import guarded
-from xenmig_np.cli.options import GuestOption, JsonOption, QuietOption, WidthOption
+from xenmig_np.cli.options import GuestOption, JsonOption, ProgressOption, QuietOption, WidthOption
+from xenmig_np.cli.progress import progress as progress_of
 from xenmig_np.errors import ExitCode, UsageError, XenmigError
+from xenmig_np.options import GuestName, Width
 
 if TYPE_CHECKING:
     from xenmig_np.verification.run import Report
@@ -31,6 +33,11 @@ def verify(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings make an input bad too.")] = False,
     max_findings: Annotated[int, typer.Option(min=1, help="Stop an input after so many.")] = 100,
+    original: Annotated[
+        str | None,
+        typer.Option("--against", metavar="ORIGINAL", help="Prove that INPUT says what this image says."),
+    ] = None,
+    progress: ProgressOption = None,
     rules: Annotated[bool, typer.Option("--rules", help="Print the table of rules.")] = False,
     width: WidthOption = None,
     guest: GuestOption = None,
@@ -43,6 +50,9 @@ def verify(
         return
     if not inputs:
         raise UsageError("no INPUT", hint="name files, or - for stdin")
+    if original is not None:
+        _against(inputs, original, width=width, guest=guest, progress=progress, quiet=quiet, as_json=json)
+        return
     from xenmig_np.verification.run import verify as run  # noqa: PLC0415 - brings numpy
 
     code = ExitCode.DONE
@@ -67,6 +77,34 @@ def verify(
     if json:
         terminal.result_json({"schema": "xenmig-np/verify", "schema_version": 1, "inputs": reports})
     raise typer.Exit(code)
+
+
+def _against(
+    inputs: list[str],
+    original: str,
+    *,
+    width: Width | None,
+    guest: GuestName | None,
+    progress: bool | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Compare with the original; exit code 1 if it must not be deleted."""
+    if len(inputs) != 1:
+        raise UsageError("--against compares one INPUT", found=f"{len(inputs)} of them")
+    from xenmig_np.verification.run import compare  # noqa: PLC0415 - brings numpy
+
+    with progress_of(inputs[0], wanted=False if quiet else progress) as told:
+        made = compare(inputs[0], original, width=width, guest=guest, progress=told)
+    if as_json:
+        terminal.result_json(made.to_dict())
+    elif not quiet:
+        for difference in made.differences:
+            terminal.result(f"difference: {made.path}: {difference}")
+        for note in made.left_out:
+            terminal.result(f"left out: {note.text} [{note.rule}]")
+        terminal.result(f"{made.path}: {made.verdict}")
+    raise typer.Exit(ExitCode.DONE if made.deletable else ExitCode.INVALID)
 
 
 def _worse(code: ExitCode, other: ExitCode) -> ExitCode:

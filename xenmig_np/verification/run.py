@@ -12,6 +12,7 @@ from xenmig_np.errors import UsageError
 from xenmig_np.io.source import Input, open_source
 from xenmig_np.options import GuestName, Width
 from xenmig_np.read.image import find
+from xenmig_np.verification import against
 from xenmig_np.verification.engine import Verification
 from xenmig_np.verification.finding import Finding, Severity
 from xenmig_np.verification.legacy import legacy_findings
@@ -22,6 +23,8 @@ from xenmig_np.wire.legacy import GUEST_BY_NAME
 if TYPE_CHECKING:
     from xenmig_np.carriers.recognise import Carried
     from xenmig_np.io.source import Source
+    from xenmig_np.verification.comparison import Comparison
+    from xenmig_np.verification.memory import Progress
 
 SCHEMA_VERSION = 1
 FINDINGS_MAX = 100
@@ -106,6 +109,22 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         if carried.stream == "legacy":
             return _legacy(opened, Level(level), width, guest, max_findings)
         return _stream(opened, carried, Level(level), release, max_findings)
+
+
+def compare(
+    stream: Input,
+    original: Input,
+    *,
+    width: int | None = None,
+    guest: str | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare a converted stream with its legacy original, contents of all pages included; both are files.
+
+    Raises as :func:`xenmig_np.verification.against.compare` does; what differs is in the result.
+    """
+    with open_source(stream) as made, open_source(original) as old:
+        return against.compare(made, old, width=width, guest=guest, progress=progress)
 
 
 def _stream(source: Source, carried: Carried, level: Level, release: str | None, max_findings: int) -> Report:
