@@ -106,6 +106,8 @@ class Comparison:
     """What a rule of the conversion or the format leaves out, and no guest misses."""
     missing: tuple[str, ...]
     """What the guest needs and the stream's format cannot say, or its file does not."""
+    errors: int = 0
+    """Places where the stream breaks a rule of verification, so that no Xen takes it."""
     broken: str | None = None
     """Why the stream could not be read to its end; nothing was compared then."""
 
@@ -117,7 +119,7 @@ class Comparison:
     @property
     def deletable(self) -> bool:
         """Whether the original says nothing that the stream does not say as well."""
-        return self.complete and not self.counts
+        return self.complete and not (self.counts or self.errors)
 
     @property
     def verdict(self) -> str:
@@ -129,6 +131,8 @@ class Comparison:
             reasons.append(f"the stream cannot be read to its end: {self.broken}")
         if self.counts:
             reasons.append(f"not the same: {', '.join(_several(self.counts))}; the first: {self._first()}")
+        if self.errors:
+            reasons.append(f"the stream breaks rules in {self.errors} places, verify tells them")
         if self.missing:
             rest = "" if self.counts else "what the stream holds is identical, but "
             reasons.append(f"{rest}it lacks {' and '.join(self.missing)}")

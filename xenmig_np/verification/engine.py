@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from xenmig_np.errors import NotSupported, TruncatedImage, XenmigError
 from xenmig_np.read.records import DomainHeader, EndOfStream, ImageHeader, LibxlHeader, LibxlRecord, Record
@@ -23,11 +23,22 @@ if TYPE_CHECKING:
 
     from xenmig_np.carriers.xl import XlHeader
     from xenmig_np.io.source import Source
+    from xenmig_np.options import Format
     from xenmig_np.read.records import AnyRecord
     from xenmig_np.verification.rule import Broken
 
 TRUNCATED = {False: "V11", True: "V53"}
 """The rule that a stream breaks which ends too early: in its libxc and its libxl layer."""
+
+
+class Listener(Protocol):
+    """Is told of a stream while it is verified."""
+
+    def read(self, event: AnyRecord) -> None:
+        """It was read, and will be checked."""
+
+    def passed(self, event: AnyRecord) -> None:
+        """Nothing was found in it."""
 
 
 @dataclass(slots=True)
@@ -40,6 +51,9 @@ class Verification:
     level: Level = Level.RESTORE
     release: str | None = None
     xl: XlHeader | None = None
+    form: Format | None = None
+    """What the stream has to be; None: what it begins as."""
+    listener: Listener | None = None
     stream: Stream = field(init=False)
     ended: bool = field(default=False, init=False)
     """The END of the outer layer was read."""
@@ -56,7 +70,7 @@ class Verification:
         chosen = tuple(
             row for row in RULES.values() if row.level is Level.REFERENCE or row.level is self.level
         )
-        reader = StreamReader(self.source, self.at, bodies=True)
+        reader = StreamReader(self.source, self.at, bodies=True, form=self.form)
         while True:
             try:
                 for event in reader.events():
@@ -73,9 +87,15 @@ class Verification:
         if isinstance(event, EndOfStream) and self.level is Level.RESTORE and self.source.drained:
             bare_hvm = self.stream.libxl is None and self.stream.guest is Guest.HVM
             self.stream.behind = look_behind(self.source, event.offset, device_model=bare_hvm)
+        if self.listener is not None:
+            self.listener.read(event)
+        passed = True
         for row, broken in run(event, self.stream, chosen):
             if (finding := self._finding(row, broken, event)) is not None:
+                passed = False
                 yield finding
+        if self.listener is not None and passed:
+            self.listener.passed(event)
         self.stream.add(event)
         self._index[LibxlRecord if isinstance(event, LibxlRecord) else Record] += isinstance(
             event, LibxlRecord | Record

@@ -71,7 +71,8 @@ class Streamed(Restored):
 def restored_stream(source: Source, at: int, size: int) -> Streamed:
     """Read the stream at ``at`` to its end; memory is that of a guest with pfns below ``size``.
 
-    Raises as :class:`StreamReader` does, and :class:`InvalidImage` for page types that no restore takes.
+    Raises as :class:`StreamReader` does, and :class:`InvalidImage` for what no restore takes and nobody could
+    make sense of: page types, the size of pages, the number of parameters.
     """
     state = Streamed(source, Guest.BOTH, Memory(size))
     for event in StreamReader(source, at, bodies=True).events():
@@ -86,7 +87,7 @@ def _see(state: Streamed, event: AnyRecord) -> None:
         case ImageHeader():
             state.version = event.version
         case DomainHeader():
-            state.guest = GUESTS.get(event.type, Guest.BOTH)
+            _see_domain(state, event)
         case PageData():
             _see_pages(state, event)
         case LibxlRecord():
@@ -99,15 +100,26 @@ def _see(state: Streamed, event: AnyRecord) -> None:
                 _see_tail(state, event.offset)
 
 
+def _invalid(state: Streamed, offset: int, item: str, found: str, expected: str) -> InvalidImage:
+    return InvalidImage(path=state.source.path, offset=offset, item=item, found=found, expected=expected)
+
+
+def _see_domain(state: Streamed, event: DomainHeader) -> None:
+    state.guest = GUESTS.get(event.type, Guest.BOTH)
+    if event.page_shift != pages.PAGE_SHIFT:
+        found = f"page shift {event.page_shift}"
+        raise _invalid(state, event.at("page_shift"), "libxc domain header", found, f"{pages.PAGE_SHIFT}")
+
+
 def _see_pages(state: Streamed, event: PageData) -> None:
     if not (legal := pages.LEGAL[event.types]).all():
         first = int(np.argmin(legal))
-        raise InvalidImage(
-            path=state.source.path,
-            offset=event.word_offset(first),
-            item=f"PAGE_DATA record, word {first}",
-            found=f"page type {event.types[first]}",
-            expected="0 to 4 or 9 to 15",
+        raise _invalid(
+            state,
+            event.word_offset(first),
+            f"PAGE_DATA record, word {first}",
+            f"page type {event.types[first]}",
+            "0 to 4 or 9 to 15",
         )
     pfns = event.pfns
     inside = pfns < state.memory.size
@@ -158,10 +170,11 @@ def _see_frames(state: Streamed, event: Record, data: bytes) -> None:
     if word is None or word.value not in {4, 8}:
         return
     per_frame = pages.PAGE_SIZE // int(word.value)
-    frames = np.frombuffer(data, libxc.PFN_WORD, offset=libxc.P2M_FRAMES.itemsize)
     first = start // per_frame
-    if start > end or len(frames) != end // per_frame - first + 1:
+    count = end // per_frame - first + 1
+    if start > end or len(data) != libxc.P2M_FRAMES.itemsize + count * libxc.PFN_WORD.itemsize:
         return
+    frames = np.frombuffer(data, libxc.PFN_WORD, count, libxc.P2M_FRAMES.itemsize)
     if first + len(frames) > len(state.frames):
         state.frames = _grown(state.frames, first + len(frames), NO_FRAME)
         state.frames_at = _grown(state.frames_at, first + len(frames), 0)
@@ -179,15 +192,9 @@ def _grown(values: NDArray[Any], size: int, fill: int) -> NDArray[Any]:
 
 def _see_params(state: Streamed, event: Record, data: bytes) -> None:
     room = (len(data) - libxc.HVM_PARAMS.itemsize) // libxc.HVM_PARAM.itemsize
-    count = min(int(event.head["count"]), room)
-    if count > limits.PARAMETERS_MAX:
-        raise InvalidImage(
-            path=state.source.path,
-            offset=event.offset,
-            item="HVM_PARAMS record",
-            found=f"{count:,} parameters",
-            expected=f"at most {limits.PARAMETERS_MAX:,}",
-        )
+    count, most = int(event.head["count"]), min(room, limits.PARAMETERS_MAX)
+    if count > most:
+        raise _invalid(state, event.at("count"), "HVM_PARAMS record", f"count {count:,}", f"at most {most:,}")
     at = event.body.offset + libxc.HVM_PARAMS.itemsize
     for place, (number, value) in enumerate(
         np.frombuffer(data, libxc.HVM_PARAM, count, libxc.HVM_PARAMS.itemsize).tolist()

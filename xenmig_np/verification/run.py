@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -121,10 +121,13 @@ def compare(
 ) -> Comparison:
     """Compare a converted stream with its legacy original, contents of all pages included; both are files.
 
-    Raises as :func:`xenmig_np.verification.against.compare` does; what differs is in the result.
+    The stream has to be good too. Raises as :func:`xenmig_np.verification.against.compare` does; what
+    differs is in the result.
     """
     with open_source(stream) as made, open_source(original) as old:
-        return against.compare(made, old, width=width, guest=guest, progress=progress)
+        found = against.compare(made, old, width=width, guest=guest, progress=progress)
+        rules = _stream(made, recognise(made), Level.RESTORE, None, FINDINGS_MAX)
+    return replace(found, errors=rules.errors)
 
 
 def _stream(source: Source, carried: Carried, level: Level, release: str | None, max_findings: int) -> Report:

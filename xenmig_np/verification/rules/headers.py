@@ -21,7 +21,7 @@ of_reader("V1", "v2-stream 3", "a libxc stream begins with eight bytes of ff")
 of_reader("V2", "v2-stream 3", "then XENF")
 of_reader("V3", "v2-stream 3", "the libxc version is 2 or 3")
 of_reader("V6", "v2-stream 3", "libxc streams are little-endian")
-of_reader("V50", "v2-stream 11", "the libxl version is 2")
+of_reader("V50", "v2-stream 11", "a libxl stream begins with LibxlFmt and version 2")
 of_reader("V51", "v2-stream 11", "libxl streams are little-endian")
 
 
