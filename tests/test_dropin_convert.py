@@ -8,11 +8,9 @@ import hashlib
 import os
 import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import tomllib
@@ -37,6 +35,7 @@ from conftest import (
     wait_for,
 )
 from plain.goldens import GOLDENS, INPUTS
+from syslogd import ERROR, INFO, WARNING, syslogd
 
 from xenmig_np import __version__
 from xenmig_np.cli.dropin.convert import NAME, options_of, run
@@ -912,50 +911,18 @@ def test_lines_up_to_an_error() -> None:
 
 # ---- syslog ----------------------------------------------------------------------------------------------
 
-AS_LOG = 'mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && ln -s "$0" /dev/log && exec "$@"'
-"""In a file system of its own, where /dev/log is a socket of ours."""
-INFO, WARNING, ERROR = 14, 12, 11
-"""Facility "user" and the three severities."""
 
-
-@pytest.fixture
-def log() -> Iterator[socket.socket]:
-    """A socket that takes the place of syslog's."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taker:
-        taker.bind(f"{folder}/log")
-        yield taker
-
-
-def logged(
-    taker: socket.socket, *arguments: Argument, pass_fds: tuple[int, ...] = ()
-) -> tuple[Ran, list[tuple[int, str]]]:
-    """Run the command where its syslog is the socket: what it gave, and the messages that came."""
-    private = ("unshare", "--mount", "--propagation", "private", "sh", "-c", AS_LOG, taker.getsockname())
-    probe = subprocess.run([*private, "true"], capture_output=True, text=True, check=False)
-    if probe.returncode:
-        pytest.skip(f"no file system of our own for /dev/log: {probe.stderr.strip()}")
-    came: list[bytes] = []
-    reader = threading.Thread(target=lambda: came.extend(iter(lambda: taker.recv(1 << 16), b"")))
-    reader.start()
-    try:
+def logged(*arguments: Argument, pass_fds: tuple[int, ...] = ()) -> tuple[Ran, list[tuple[int, str]]]:
+    """Run the command where its syslog is a socket of ours: what it gave, and the messages that came."""
+    with syslogd(NAME) as (private, messages):
         done = dropin("--syslog", *arguments, command=(*private, *DROPIN), pass_fds=pass_fds)
-    finally:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", taker.getsockname())
-        reader.join(PATIENCE)
-    messages = []
-    for message in came:
-        parts = re.fullmatch(rb"<(\d+)>\w{3} [ \d]\d [\d:]{8} ([^\[]+)\[\d+\]: (.*)", message)
-        assert parts
-        assert parts[2] == NAME.encode()
-        messages.append((int(parts[1]), parts[3].decode()))
     return done, messages
 
 
-def test_syslog_has_the_lines(log: socket.socket) -> None:
+def test_syslog_has_the_lines() -> None:
     with open_file(PV) as old, open_file() as new:
         arguments = ("-i", str(old), "-o", str(new), *shape("pv", 32), "-v")
-        done, messages = logged(log, *arguments, pass_fds=(old, new))
+        done, messages = logged(*arguments, pass_fds=(old, new))
         shown = dropin("-i", str(old), "-o", "/dev/null", *shape("pv", 64), "-v", pass_fds=(old,))
     assert (done.code, done.out, len(done.lines)) == (0, b"", 1)
     assert messages[0] == (WARNING, done.lines[0])
@@ -965,15 +932,15 @@ def test_syslog_has_the_lines(log: socket.socket) -> None:
     assert shown.code == 1  # the descriptor stands at the end
 
 
-def test_syslog_is_quiet_unless_asked(log: socket.socket) -> None:
+def test_syslog_is_quiet_unless_asked() -> None:
     with open_file(PV) as old:
-        done, messages = logged(log, "-i", str(old), "-o", "/dev/null", *shape("pv", 64), pass_fds=(old,))
+        done, messages = logged("-i", str(old), "-o", "/dev/null", *shape("pv", 64), pass_fds=(old,))
     assert (done.code, done.err, messages) == (0, "", [])
 
 
-def test_syslog_has_the_errors_too(log: socket.socket) -> None:
+def test_syslog_has_the_errors_too() -> None:
     with open_file(HVM[:-9]) as old:
-        done, messages = logged(log, "-i", str(old), "-o", "/dev/null", *shape("hvm", 64), pass_fds=(old,))
+        done, messages = logged("-i", str(old), "-o", "/dev/null", *shape("hvm", 64), pass_fds=(old,))
     assert (done.code, done.out) == (1, b"")
     assert done.lines[0] == "Stream Error:"
     assert messages == [(ERROR, line) for line in done.lines]

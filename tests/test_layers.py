@@ -44,7 +44,12 @@ ELSEWHERE: Final = {"numpy": set(MAY_IMPORT), "typer": {"cli"}, "tqdm": {"cli"}}
 """Packages of others, and the layers that use them."""
 WITHOUT_NUMPY: Final = {"errors", "limits", "options", "cli", "__main__", "__init__"}
 """Layers whose modules are imported before it is known that there is work."""
-FOR_WORK: Final = {"cli/dropin/stream.py", "cli/dropin/lines.py"}
+FOR_WORK: Final = {
+    "cli/dropin/stream.py",
+    "cli/dropin/lines.py",
+    "cli/dropin/verify_stream.py",
+    "cli/dropin/verify_lines.py",
+}
 """Modules of those layers that the others import when there is."""
 
 

@@ -73,11 +73,15 @@ class StreamReader:
     versions), :class:`InputOutputError`.
     """
 
-    def __init__(self, source: Source, at: int, *, bodies: bool = False) -> None:
-        """``bodies``: events hold the bodies of records, but for pages and device state."""
+    def __init__(self, source: Source, at: int, *, bodies: bool = False, form: Format | None = None) -> None:
+        """``bodies``: events hold the bodies of records, but for pages and device state.
+
+        ``form``: what the stream has to be; None: what it begins as.
+        """
         self.cursor = Cursor(source, at)
         self.path = source.path
         self._bodies = bodies
+        self._form = form
         self._next: Step | None = self._begin
         """What stands at the cursor; None: nothing that could be read."""
         self._outer: NumberingName | None = None
@@ -95,8 +99,10 @@ class StreamReader:
             yield step()
 
     def _begin(self) -> AnyRecord:
-        step = self._libxl_header if self.cursor.peek(len(libxl.IDENT)) == libxl.IDENT else self._image_header
-        return step()
+        form = self._form
+        if form is None:
+            form = Format.LIBXL if self.cursor.peek(len(libxl.IDENT)) == libxl.IDENT else Format.LIBXC
+        return self._libxl_header() if form is Format.LIBXL else self._image_header()
 
     def _end(self) -> EndOfStream:
         return EndOfStream(self.cursor.at, 0)
@@ -106,6 +112,9 @@ class StreamReader:
     def _libxl_header(self) -> LibxlHeader:
         item, at = "libxl header", self.cursor.at
         head = self.cursor.one(libxl.HEADER, item)
+        begin = head.tobytes()[: len(libxl.IDENT)]
+        if begin != libxl.IDENT:
+            raise self._invalid(at, item, begin.hex(" "), libxl.IDENT.hex(" "), rule="V50")
         event = LibxlHeader(at, libxl.HEADER.itemsize, int(head["version"]), int(head["options"]))
         self._supported(event, item, (libxl.VERSION,), ("V50", "V51"))
         self._next = self._first_libxl_record

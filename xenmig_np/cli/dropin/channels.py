@@ -82,6 +82,22 @@ class Channels:
             syslog.syslog(priority, terminal.clean(text))
 
 
+class Silence(Channels):
+    """Tells nobody anything."""
+
+    def __init__(self) -> None:
+        super().__init__("", to_syslog=False)
+
+    def info(self, text: str) -> None:
+        pass
+
+    def warning(self, text: str) -> None:
+        pass
+
+    def error(self, text: str) -> None:
+        pass
+
+
 def _put(write: Callable[[str], None], text: str) -> None:
     """Write a line; a stream that takes none is taken for closed, as Python itself does from its start."""
     try:
