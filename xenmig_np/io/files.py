@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -98,7 +97,7 @@ class Output:
         if self.is_stream:
             return os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         folder, name = os.path.split(self._target)
-        tail = f".{secrets.token_hex(4)}.part"
+        tail = f".{os.urandom(4).hex()}.part"
         room = _NAME_MAX - len(tail) - 1
         short = os.fsdecode(os.fsencode(name)[:room])
         self._temporary = os.path.join(folder, f".{short}{tail}")

@@ -9,7 +9,6 @@ import os
 import re
 import select
 import stat
-import tempfile
 from abc import ABC, abstractmethod
 from typing import IO, TYPE_CHECKING, Self
 
@@ -229,6 +228,8 @@ def _source(fd: int, path: str, *, owned: bool, exact: bool) -> Source:
 
 def spool(source: Source, folder: str) -> FileSource:
     """Copy a stream into a file without a name in ``folder``, which is then read in its place."""
+    import tempfile  # noqa: PLC0415 - brings much, and is seldom wanted
+
     try:
         with tempfile.TemporaryFile(dir=folder) as kept:
             fd = os.dup(kept.fileno())

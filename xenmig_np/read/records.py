@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import numpy as np
-
 from xenmig_np.read.events import Event, Extent
 from xenmig_np.wire import libxc, libxl
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 OPTIONAL_NAME: Final = "OPTIONAL"
@@ -114,6 +113,8 @@ class PageData(Record):
     """Shape (count,), as they stand in the stream."""
     types: NDArray[np.uint8]
     """Shape (count,)."""
+    pfns: NDArray[np.uint64]
+    """Shape (count,): bits 51 to 0 of the words."""
     pages: Extent
     """All that is left of the body: exactly the pages, if no type is illegal (5 to 8)."""
 
@@ -124,11 +125,6 @@ class PageData(Record):
     @property
     def reserved(self) -> int:
         return int(self.head["reserved"])
-
-    @property
-    def pfns(self) -> NDArray[np.uint64]:
-        """Shape (count,): bits 51 to 0 of the words."""
-        return self.words & np.uint64((1 << libxc.PFN_BITS) - 1)
 
     def word_offset(self, index: int) -> int:
         """Offset of a word in the input."""

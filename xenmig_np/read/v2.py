@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from xenmig_np.io.source import Source
 
 IDENT: Final = libxc.MARKER + libxc.IDENT.to_bytes(4, "big")
+PFN_MASK: Final = np.uint64((1 << libxc.PFN_BITS) - 1)
 LIBXC_VERSIONS: Final = (2, 3)
 HEADER_SIZE: Final = libxc.RECORD_HEADER.itemsize
 
@@ -247,7 +248,8 @@ class StreamReader:
         self._next = self._libxc_record
         number, name = int(libxc.RecordType.PAGE_DATA), libxc.RecordType.PAGE_DATA.name
         end = self.cursor.at
-        return PageData(at, end - at, number, name, head, body, padding, None, words, types, extent)
+        pfns = words & PFN_MASK
+        return PageData(at, end - at, number, name, head, body, padding, None, words, types, pfns, extent)
 
     # ---- both --------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from xenmig_np.verification import rules as _rules  # noqa: F401 - fills the tab
 from xenmig_np.verification.behind import look_behind
 from xenmig_np.verification.finding import Finding, Severity
 from xenmig_np.verification.releases import ALL, LIBXC_V3, Releases
-from xenmig_np.verification.rule import RULES, Level, Rule, run
+from xenmig_np.verification.rule import RULES, Chosen, Level, Rule
 from xenmig_np.verification.state import Stream
 from xenmig_np.wire import libxc
 from xenmig_np.wire.legacy import Guest
@@ -67,9 +67,7 @@ class Verification:
     def findings(self) -> Iterator[Finding]:
         """All findings, in the order of the stream."""
         self.source.release()
-        chosen = tuple(
-            row for row in RULES.values() if row.level is Level.REFERENCE or row.level is self.level
-        )
+        chosen = Chosen(self.level)
         reader = StreamReader(self.source, self.at, bodies=True, form=self.form)
         while True:
             try:
@@ -83,14 +81,14 @@ class Verification:
             break
         self.end = reader.cursor.at
 
-    def _checked(self, event: AnyRecord, chosen: tuple[Rule, ...]) -> Iterator[Finding]:
+    def _checked(self, event: AnyRecord, chosen: Chosen) -> Iterator[Finding]:
         if isinstance(event, EndOfStream) and self.level is Level.RESTORE and self.source.drained:
             bare_hvm = self.stream.libxl is None and self.stream.guest is Guest.HVM
             self.stream.behind = look_behind(self.source, event.offset, device_model=bare_hvm)
         if self.listener is not None:
             self.listener.read(event)
         passed = True
-        for row, broken in run(event, self.stream, chosen):
+        for row, broken in chosen.run(event, self.stream):
             if (finding := self._finding(row, broken, event)) is not None:
                 passed = False
                 yield finding

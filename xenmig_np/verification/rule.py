@@ -97,10 +97,23 @@ def _add(row: Rule) -> None:
     RULES[row.id] = row
 
 
-def run(event: object, stream: Stream, rules: tuple[Rule, ...]) -> Iterator[tuple[Rule, Broken]]:
-    """What the event breaks."""
-    name = getattr(event, "name", None)
-    for row in rules:
-        if row.check and row.on and isinstance(event, row.on) and row.record in {None, name}:
-            for broken in row.check(event, stream):
+class Chosen:
+    """The rules of a level, by the kind of event that they look at."""
+
+    def __init__(self, level: Level) -> None:
+        self._rules = [row for row in RULES.values() if row.check and row.level in {Level.REFERENCE, level}]
+        self._by_kind: dict[tuple[type, str | None], list[tuple[Rule, Check]]] = {}
+
+    def run(self, event: object, stream: Stream) -> Iterator[tuple[Rule, Broken]]:
+        """What the event breaks."""
+        kind = (type(event), getattr(event, "name", None))
+        if (rules := self._by_kind.get(kind)) is None:
+            rules = self._by_kind[kind] = list(self._for(*kind))
+        for row, check in rules:
+            for broken in check(event, stream):
                 yield row, broken
+
+    def _for(self, kind: type, name: str | None) -> Iterator[tuple[Rule, Check]]:
+        for row in self._rules:
+            if row.check and row.on and issubclass(kind, row.on) and row.record in {None, name}:
+                yield row, row.check

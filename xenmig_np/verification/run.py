@@ -10,15 +10,10 @@ from typing import TYPE_CHECKING, Any
 from xenmig_np.carriers.recognise import recognise
 from xenmig_np.errors import UsageError
 from xenmig_np.io.source import Input, open_source
-from xenmig_np.options import GuestName, Width
-from xenmig_np.read.image import find
-from xenmig_np.verification import against
 from xenmig_np.verification.engine import Verification
 from xenmig_np.verification.finding import Finding, Severity
-from xenmig_np.verification.legacy import legacy_findings
 from xenmig_np.verification.releases import RELEASES
 from xenmig_np.verification.rule import Level
-from xenmig_np.wire.legacy import GUEST_BY_NAME
 
 if TYPE_CHECKING:
     from xenmig_np.carriers.recognise import Carried
@@ -124,6 +119,8 @@ def compare(
     The stream has to be good too. Raises as :func:`xenmig_np.verification.against.compare` does; what
     differs is in the result.
     """
+    from xenmig_np.verification import against  # noqa: PLC0415 - only here, and not small
+
     with open_source(stream) as made, open_source(original) as old:
         found = against.compare(made, old, width=width, guest=guest, progress=progress)
         rules = _stream(made, recognise(made), Level.RESTORE, None, FINDINGS_MAX)
@@ -146,6 +143,11 @@ def _stream(source: Source, carried: Carried, level: Level, release: str | None,
 
 
 def _legacy(source: Source, level: Level, width: int | None, guest: str | None, max_findings: int) -> Report:
+    from xenmig_np.options import GuestName, Width  # noqa: PLC0415 - the reader of legacy images is not small
+    from xenmig_np.read.image import find  # noqa: PLC0415
+    from xenmig_np.verification.legacy import legacy_findings  # noqa: PLC0415
+    from xenmig_np.wire.legacy import GUEST_BY_NAME  # noqa: PLC0415
+
     image = find(
         source,
         width=Width(width) if width else None,
