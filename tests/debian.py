@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Self
 
+import pytest
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -62,6 +64,14 @@ def unpacked() -> Path:
             return _fetched(cache)
     except OSError as error:
         raise Missing(f"no cache for {PACKAGE}: {error}") from error
+
+
+def xen() -> Path:
+    """The folder of Xen's own programs and library; skips the test, with the reason, where there is none."""
+    try:
+        return unpacked() / CONVERTER.parents[1]
+    except Missing as missing:
+        pytest.skip(str(missing))
 
 
 def _fetched(cache: Path) -> Path:

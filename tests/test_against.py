@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import debian
 import pytest
 import real
 from conftest import KINDS, every_kind, open_file, piped, sample
@@ -282,10 +283,7 @@ GAVE_BACK: Final = frozenset({"pv32-45-t64-live", "pv64-44-t64-live", "pv64-45-t
 
 
 def of_debian(old: bytes, folder: Path, image: real.Sample, form: str) -> bytes:
-    root = os.environ.get("XENMIG_XEN_UTILS")
-    if not root:
-        pytest.skip("XENMIG_XEN_UTILS names no folder with an unpacked xen-utils-4.17")
-    xen = Path(root) / "usr" / "lib" / "xen-4.17"
+    xen = debian.xen()
     (folder / "old").write_bytes(old)
     options = ["-w", str(image.width), "-g", image.kind, "-f", form]
     command: list[str | Path] = [sys.executable, xen / "bin" / "convert-legacy-stream"]

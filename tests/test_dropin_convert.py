@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import debian
 import pytest
 from conftest import (
     COMMAND,
@@ -879,9 +880,7 @@ def test_lines_of_a_pv_image(
 @every_kind
 def test_lines_are_those_of_debians_converter(guest: str, width: int, put: Callable[..., Path]) -> None:
     """Which shows some texts as Python's bytes, and is of the later kind (target xen-4.14)."""
-    if not (root := os.environ.get("XENMIG_XEN_UTILS")):
-        pytest.skip("XENMIG_XEN_UTILS names no folder with an unpacked xen-utils-4.17")
-    xen = Path(root) / "usr" / "lib" / "xen-4.17"
+    xen = debian.xen()
     command = (sys.executable, "-W", "ignore", xen / "bin" / NAME)
     old = put(sample(guest, width))
     arguments: tuple[Argument, ...] = (

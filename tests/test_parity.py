@@ -115,7 +115,6 @@ def test_damage(damaged: Damaged, choice: tuple[str, str], pipe: bool) -> None: 
     found = converted(damaged.data, pipe=pipe, **options)
     if found == USAGE:
         proof = damaged.image.part("p2m_size").offset + 16
-        assert expected in (INVALID, UNSUPPORTED)
         assert damaged.data[:proof] != whole[:proof]
     elif found != expected:
         assert {found, expected} == {INVALID, UNSUPPORTED}

@@ -17,6 +17,7 @@ import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import debian
 import numpy as np
 import pytest
 
@@ -672,15 +673,12 @@ def test_the_longest_record_is_read() -> None:
 
 def converted(tmp_path: Path, name: str, form: str) -> tuple[bytes, dict[str, Any]]:
     """What Debian's converter makes of a sample, and the ground truth of the sample."""
-    root = os.environ.get("XENMIG_XEN_UTILS")
-    if not root:
-        pytest.skip("XENMIG_XEN_UTILS names no folder with an unpacked xen-utils-4.17")
     if not SHARED.is_dir():
         pytest.skip(f"no samples in {SHARED}")
     truth = json.loads((SHARED / f"{name}.json").read_text())
     legacy, stream = tmp_path / "legacy", tmp_path / "stream"
     legacy.write_bytes(lzma.decompress((SHARED / f"{name}.xz").read_bytes()))
-    xen = Path(root) / "usr" / "lib" / "xen-4.17"
+    xen = debian.xen()
     shape = ["-w", str(truth["writer"]["toolstack_width"]), "-g", truth["guest"]["type"], "-f", form]
     command = [sys.executable, xen / "bin" / "convert-legacy-stream", "-i", legacy, "-o", stream, *shape]
     environment = os.environ | {
