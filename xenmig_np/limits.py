@@ -43,6 +43,12 @@ CONFIG_MAX = 16 * MIB
 BODY_MAX = 16 * MIB
 """Body of a record of a v2 or v3 stream, pages and device state apart: the largest is an HVM context."""
 
+TABLES_WATCHED = 1 << 16
+"""Page tables whose entries are remembered on a pipe, 2 KiB each: those of a guest of 128 GiB."""
+
+TRAILING_COUNTED = 16 * MIB
+"""Bytes behind an image on a pipe that are read to tell how many they are."""
+
 NOTES_PER_RULE = 8
 """Notes of one kind that are kept word for word; the rest is counted."""
 

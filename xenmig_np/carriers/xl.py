@@ -108,8 +108,16 @@ def unwrap(cursor: Cursor) -> XlHeader:
             found=f"{length:,} bytes of optional data",
             expected=f"at most {limits.CONFIG_MAX:,}",
         )
-    data = cursor.take(length, "xl header, optional data")
     word = xl.CONFIG_LENGTH.itemsize
+    if 0 < length < word:
+        raise InvalidImage(
+            path=path,
+            offset=at + 44,
+            item="xl header",
+            found=f"{length} bytes of optional data",
+            expected=f"none, or at least {word}",
+        )
+    data = cursor.take(length, "xl header, optional data")
     if len(data) >= word and (said := int(np.frombuffer(data, xl.CONFIG_LENGTH, 1)[0])) > len(data) - word:
         raise InvalidImage(
             path=path,

@@ -14,7 +14,7 @@ from xenmig_np.cli.sample import sample
 from xenmig_np.cli.verify import verify
 
 app = typer.Typer(
-    help="Convert and look into legacy Xen suspend images (migration v1).",
+    help="Convert, verify and look into suspend images of Xen: legacy (migration v1), v2 and v3.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

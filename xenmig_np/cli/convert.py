@@ -101,7 +101,7 @@ def _plan(
     from xenmig_np.cli.describe import plan_lines  # noqa: PLC0415
     from xenmig_np.conversion.run import plan, report_of  # noqa: PLC0415
 
-    with plan(path, output, force=force, **request) as made:
+    with plan(path, None if output in STDOUT else output, force=force, **request) as made:
         report = report_of(made)
         _tell(report, verbose=verbose, quiet=quiet)
         if as_json:

@@ -26,8 +26,20 @@ class Terminated(BaseException):
     """SIGTERM or SIGHUP: outputs are cleaned up on the way out."""
 
 
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+_ending: list[int] = []
+"""Signals that came and end the program."""
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    _ending.append(number)
+    check_signals()
     raise Terminated(number)
+
+
+def check_signals() -> None:
+    """Raise for a signal whose exception was lost: code in C may throw away what a callback raises."""
+    if _ending:
+        raise KeyboardInterrupt if _ending[-1] == signal.SIGINT else Terminated(_ending[-1])
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -38,8 +50,9 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **options: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, _terminate)
-        signal.signal(signal.SIGHUP, _terminate)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _end)
         code = _run(functools.partial(command, *args, **options), as_json=bool(options.get("json")))
         raise typer.Exit(code)
 

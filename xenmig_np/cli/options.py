@@ -27,8 +27,8 @@ def parse_width(text: str) -> Width:
     return Width(int(text))
 
 
-InputPath = Annotated[str, typer.Argument(help="A file or block device; - is stdin.")]
-OutputPath = Annotated[str, typer.Argument(help="The file to write; - is stdout.")]
+InputPath = Annotated[str, typer.Argument(metavar="INPUT", help="A file or block device; - is stdin.")]
+OutputPath = Annotated[str, typer.Argument(metavar="OUTPUT", help="The file to write; - is stdout.")]
 WidthOption = Annotated[
     Width | None,
     typer.Option(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Never
 
 from xenmig_np.cli import terminal
+from xenmig_np.cli.guard import check_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ class _State:
         self._bar: tqdm[Never] | None = None
 
     def update(self, done: int, total: int | None) -> None:
+        check_signals()
         self._total = total
         if self._wanted:
             if self._bar is None:

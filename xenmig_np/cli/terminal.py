@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -18,12 +19,19 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 def clean(text: str) -> str:
     """Text without what could steer a terminal: control characters and undecodable bytes as escapes."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda found: _escaped(found[0]), text)
+
+
+def _escaped(sign: str) -> str:
+    if "\udc80" <= sign <= "\udcff":  # a byte of a name that is no UTF-8
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    return sign.encode("unicode_escape").decode()
 
 
 def say(text: str) -> None:
-    """One line for the person."""
-    _write(sys.stderr, clean(text))
+    """One line for the person; a stderr that takes none changes nothing of the work."""
+    with contextlib.suppress(OSError):
+        _write(sys.stderr, clean(text))
 
 
 def result(text: str) -> None:
@@ -58,8 +66,8 @@ def error_json(failure: XenmigError) -> None:
 def warnings(path: str, notes: Iterable[Note]) -> None:
     """One line for each note."""
     for note in notes:
-        place = f" at {note.offset:#x}" if note.offset is not None else ""
-        say(f"warning: {path}: {note.text}{place} [{note.rule}]")
+        place = f"at {note.offset:#x}: " if note.offset is not None else ""
+        say(f"warning: {path}: {place}{note.text} [{note.rule}]")
 
 
 def size(count: int) -> str:

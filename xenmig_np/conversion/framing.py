@@ -78,11 +78,6 @@ def hvm_params(params: Iterable[tuple[int, int]]) -> bytes:
     )
 
 
-def vcpu(kind: libxc.RecordType, number: int, blob: bytes) -> bytes:
-    """An X86_PV_VCPU record."""
-    return record(kind, struct(libxc.VCPU, vcpu_id=number) + blob)
-
-
 def emulator_context_head(kind: int, length: int) -> bytes:
     """Beginning of an EMULATOR_CONTEXT record whose state has ``length`` bytes."""
     return record_head(kind, libxl.EMULATOR.itemsize + length) + struct(libxl.EMULATOR)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xenmig_np import limits
+from xenmig_np.errors import NotSupported
 from xenmig_np.io.memory import lazy_zeros
 from xenmig_np.read.events import PageBatch
 from xenmig_np.read.pagetables import LastTables, last_mentions, page_index, read_pages, referred
@@ -90,7 +92,8 @@ class LeftOut:
 class Watch:
     """Remembers what page tables on a pipe refer to, until the tail tells whether that matters."""
 
-    def __init__(self, p2m_size: int) -> None:
+    def __init__(self, p2m_size: int, path: str) -> None:
+        self._path = path
         self._superseded = PfnSet(p2m_size)
         self._tables = LastTables(p2m_size)
 
@@ -105,6 +108,14 @@ class Watch:
             references = np.where(inside, pfns, NOTHING).astype(np.uint32)
             last = last_mentions(batch.pfns, mentions)[at]
             self._supersede(references[~last])
+            if self._tables.count + int(np.count_nonzero(last)) > limits.TABLES_WATCHED:
+                raise NotSupported(
+                    f"a PV guest with more than {limits.TABLES_WATCHED:,} page tables, from a pipe (D22)",
+                    path=self._path,
+                    offset=batch.offset,
+                    item=batch.item,
+                    hint="give a file, or --spool DIR",
+                )
             self._tables.keep(batch.pfns[at[last]], references[last])
 
     def restart(self) -> None:

@@ -50,9 +50,10 @@ class Plan:
         self.planner = Planner(self.image, choice, self.image.new_facts(), left_out=self._left_out)
         self.size = sum(segment.length for segment in self.planner.segments())
         if (left_out := self._left_out) and self.planner.dropped:
+            given_back = self.planner.dropped - left_out.tables
             text = (
-                f"left out: {self.planner.dropped - left_out.tables:,} entries of pages that the guest gave "
-                f"back, and {left_out.tables:,} superseded page tables that refer to such pages"
+                f"left out: entries of pages that the guest gave back ({given_back:,}), "
+                f"and superseded page tables that refer to such pages ({left_out.tables:,})"
             )
             self.facts.notes.add(Note("D22", text))
 

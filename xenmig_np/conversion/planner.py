@@ -144,7 +144,7 @@ class Planner:
         yield self._record(RecordType.X86_PV_INFO, info)
         yield from self._static_data_end()
         if self._watched:
-            self._watch = Watch(self.facts.p2m_size)
+            self._watch = Watch(self.facts.p2m_size, self.image.source.path)
 
     def p2m_frames(self, event: P2mFrames) -> Iterator[Segment]:
         head = framing.struct(libxc.P2M_FRAMES, start_pfn=0, end_pfn=self.facts.p2m_size - 1)
@@ -242,7 +242,8 @@ class Planner:
         pairs = xenstore_pairs(physmaps(event.payload, width, path=self.image.source.path, offset=at))
         if pairs and self._shape_guest is Guest.PV:
             self._note("D15", "toolstack data of a PV guest: libxl of Xen 4.10 and later refuses it", at)
-        self._toolstack.append(pairs)
+        if pairs:
+            self._toolstack.append(pairs)
 
     def end_of_body(self, event: EndOfBody) -> Iterator[Segment]:  # noqa: ARG002 - rules have one form
         if params := first_params(self._params, self.choice.target, self.facts.notes.add):
@@ -289,6 +290,7 @@ class Planner:
         return xsave
 
     def shared_info(self, event: SharedInfo) -> Iterator[Segment]:
+        self._refuse(event.offset, "vCPU 0")  # two-level page tables are known by now
         yield self._record(RecordType.SHARED_INFO, event.page)
         yield from self._end_of_libxc()
 

@@ -78,7 +78,7 @@ class Request:
                     ) from error
         request = cls(**values)
         if request.skip_qemu and request.format is not Format.LIBXC:
-            raise UsageError("skip_qemu goes with libxc format alone", hint="--skip-qemu --format libxc")
+            raise UsageError("--skip-qemu goes with libxc format alone", hint="add --format libxc")
         return request
 
 

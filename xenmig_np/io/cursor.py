@@ -82,6 +82,16 @@ class Cursor:
     def number(self, dtype: np.dtype[Any], item: str) -> int:
         return int(self.one(dtype, item))
 
+    def left(self, most: int) -> int:
+        """Bytes from here to the end of the input, or ``most``; on a pipe they are read to be counted."""
+        if self.source.end is not None:
+            return self.source.end - self.at
+        at = self._end if self._first <= self.at <= self._end else self.at
+        piece = memoryview(bytearray(256 << 10))
+        while at - self.at < most and (got := self.source.read_at(at, piece)):
+            at += got
+        return min(at - self.at, most)
+
     def check(self, length: int, item: str) -> None:
         """Raise :class:`TruncatedImage` if the input is known to have fewer than ``length`` bytes left."""
         end = self.source.end

@@ -21,9 +21,10 @@ _NAME_MAX = 255
 
 
 def _umask() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("Umask:"):
-            return int(line.split()[1], 8)
+    with contextlib.suppress(OSError):  # where /proc is not mounted
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -89,6 +90,9 @@ class Output:
             self.fd = self._open()
         except OSError as error:
             raise InputOutputError("cannot be written", path=self.path, cause=error) from error
+        except BaseException:  # a signal: __exit__ is not called then
+            self.discard()
+            raise
         return self
 
     def _open(self) -> int:
@@ -138,6 +142,8 @@ class Output:
             self._own()
             if sync:
                 os.fsync(self.fd)
+            fd, self.fd = self.fd, -1
+            os.close(fd)  # on some file systems this is where a failed write is told
             self._rename()
             if sync:
                 folder = os.open(os.path.dirname(self._target), os.O_RDONLY | os.O_DIRECTORY)
@@ -184,7 +190,8 @@ class Output:
     def discard(self) -> None:
         """Close it; what was not committed is gone."""
         if self.fd >= 0:
-            os.close(self.fd)
+            with contextlib.suppress(OSError):
+                os.close(self.fd)
             self.fd = -1
         if self._temporary:
             with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ import stat
 from abc import ABC, abstractmethod
 from typing import IO, TYPE_CHECKING, Self
 
-from xenmig_np.errors import InputOutputError, Refused
+from xenmig_np.errors import InputOutputError, NotSupported, Refused
 from xenmig_np.limits import HEADS, MIB, PIECE, REPLAY_MAX
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _STANDARD = {"-": 0, "/dev/stdin": 0}
 _DESCRIPTOR = re.compile(r"(?:/dev/fd|/proc/self/fd)/([0-9]{1,9})")
 
 
-class ReplayExhausted(Exception):
+class ReplayExhausted(NotSupported):
     """A pipe was asked to keep more than :data:`REPLAY_MAX` bytes for reading again."""
 
 
@@ -158,7 +158,11 @@ class StreamSource(Source):
 
     def _keep(self, until: int) -> None:
         if until - self._kept_at > REPLAY_MAX:
-            raise ReplayExhausted
+            raise ReplayExhausted(
+                f"more than {REPLAY_MAX:,} bytes before the pages, on a pipe",
+                path=self.path,
+                hint="give a file, or --spool DIR",
+            )
         missing = until - self._at
         if missing > 0:
             more = bytearray(missing)

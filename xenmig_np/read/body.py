@@ -54,7 +54,7 @@ def _batch(reading: Reading, at: int, count: int) -> Iterator[AnyEvent]:
     types, pfns = split(reading, words, words_at, item)
     length = int(np.count_nonzero(pages.HAS_DATA[types])) * pages.PAGE_SIZE
     if repeated := _repeated(words[types != pages.PageType.XTAB]):
-        yield remark("D21", f"{item}: {repeated} entries stand twice in it; the later copy counts", at)
+        yield remark("D21", f"{item}: entries that stand twice in it: {repeated}; the later copy counts", at)
     extent = Extent(reading.cursor.skip(length, f"{item}, pages"), length)
     yield PageBatch(at, reading.cursor.at - at, reading.batches, reading.part, types, pfns, extent)
     reading.batches += 1

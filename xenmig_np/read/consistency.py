@@ -1,6 +1,7 @@
 """Looks at the state of a PV guest as a whole, once its pages are known (legacy-stream.md 8, 2.5).
 
-Two-level guests are refused (v2-stream.md D29); what Xen's restore will not take is remarked.
+Guests with page tables of two levels are told apart (v2-stream.md D29); what Xen's restore will not take
+is remarked.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xenmig_np.errors import NotSupported
 from xenmig_np.read.events import EndOfBody, Vcpu
 from xenmig_np.read.reading import remark
 from xenmig_np.wire import pages, vcpu
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def remarks(event: AnyEvent, facts: Facts) -> Iterator[Remark]:
     """What is odd about an event in the light of ``facts``, which know all that came before.
 
-    Raises :class:`NotSupported` for a guest with two-level page tables.
+    Notes in them if the guest has page tables of two levels.
     """
     if isinstance(event, EndOfBody) and facts.info and 0 not in facts.online:
         yield remark("legacy 8.9", "vCPU 0 is offline: Xen does not restore that", event.offset)
@@ -61,12 +61,8 @@ def _vcpu(event: Vcpu, facts: Facts) -> Iterator[Remark]:
     tops = top_tables(guest, cr3)
     levels = [_level(facts, pfn) for pfn in tops]
     if event.id == 0 and guest is vcpu.PV32 and 2 in levels and not _any_level(facts, 3):
-        raise NotSupported(
-            "a 32-bit guest with two-level page tables (non-PAE); migration v2 has no such guest",
-            path=facts.path,
-            offset=event.offset,
-            item="vCPU 0",
-        )
+        facts.two_levels = True
+        return
     if levels[0] != guest.levels:
         yield remark("legacy 8.13", f"vCPU {event.id}: cr3 names no L{guest.levels} page table", event.offset)
     if int(context["gdt_ents"]) > vcpu.GDT_ENTRIES_MAX:

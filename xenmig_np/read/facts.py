@@ -72,6 +72,8 @@ class Facts:
     p2m_size: int = 0
     info: ExtendedInfo | None = None
     frames: P2mFrames | None = None
+    two_levels: bool = False
+    """A 32-bit guest whose page tables have two levels: known behind its first vCPU."""
     batches: int = 0
     type_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(16, np.int64))
     """Words by type, as they stand in the batches."""

@@ -123,6 +123,8 @@ def image_info(image: LegacyImage, facts: Facts) -> ImageInfo:
 
 def refusal(facts: Facts) -> str | None:
     """Why an image that was read well is not converted."""
+    if facts.two_levels:
+        return "a 32-bit guest with two-level page tables (non-PAE), which migration v2 does not have"
     if facts.info and not facts.info.length:
         return "a PV image without extended info (Xen 3.0 or 3.1)"
     if (model := facts.device_model) and facts.info is None and not model.row.converted:

@@ -6,7 +6,7 @@ and those without which a word has no meaning; what savers never do but restore 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from xenmig_np.read.events import EndOfImage
 from xenmig_np.read.reading import Reading, Shape, remark
 from xenmig_np.read.start import extended_info, p2m_frames, p2m_size
 from xenmig_np.read.tails import TAILS, device_model
-from xenmig_np.wire import legacy
+from xenmig_np.wire import legacy, xl
 from xenmig_np.wire.legacy import Guest
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from xenmig_np.io.source import Source
     from xenmig_np.read.events import AnyEvent
-
-HANDSHAKE: Final = b"domain is yours, you are cleared to unpause\0"
-"""Behind the image in a capture of ``xl migrate`` (containers.md 1.5)."""
 
 
 class LegacyReader:
@@ -92,16 +89,10 @@ def _body_begins(reading: Reading) -> bool:
 
 
 def _trailing(reading: Reading, begin: bytes) -> str:
-    source, at = reading.cursor.source, reading.cursor.at
-    if source.end is not None:
-        count = source.end - at
-    else:
-        count = len(begin)
-        piece = memoryview(bytearray(limits.PIECE))
-        while got := source.read_at(at + count, piece):
-            count += got
+    count = reading.cursor.left(limits.TRAILING_COUNTED)
+    more = "more than " if reading.cursor.source.end is None and count == limits.TRAILING_COUNTED else ""
     if not begin.strip(b"\0"):
         kind = "zeros" if count == len(begin) else "zeros at first"
     else:
-        kind = "of a migration's hand-shake" if begin.startswith(HANDSHAKE) else "of unknown kind"
-    return f"{count:,} bytes behind the image left out ({kind})"
+        kind = "of a migration's hand-shake" if begin.startswith(xl.HANDSHAKE) else "of unknown kind"
+    return f"{more}{count:,} bytes behind the image left out ({kind})"

@@ -78,6 +78,11 @@ class LastTables:
         self._rows = np.zeros((0, ENTRIES), np.uint32)
         self._free: list[int] = []
 
+    @property
+    def count(self) -> int:
+        """Tables that have a row."""
+        return len(self._rows) - len(self._free)
+
     def forget(self, pfns: NDArray[Any]) -> NDArray[np.uint32]:
         """Pfns that are mentioned anew; returns the rows that they had, shape (tables, 512)."""
         had = np.unique(self._row_of[pfns])

@@ -152,6 +152,8 @@ def _not_ours(reading: Reading, start: bytes) -> None:
 def _device_model_length(reading: Reading, at: int, row: qemu.DeviceModelRecord) -> int:
     if row.length is not None:
         return reading.cursor.number(row.length, "device-model record")
+    if reading.shape.guest is Guest.PV:  # nothing of it is needed
+        return reading.cursor.left(limits.DEVICE_MODEL_MAX + 1)
     if reading.cursor.source.end is None:
         raise NotSupported(
             f"the device-model record of {row.writer}, which has no length, from a pipe",

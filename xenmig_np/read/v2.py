@@ -44,7 +44,6 @@ PFN_MASK: Final = np.uint64((1 << libxc.PFN_BITS) - 1)
 LIBXC_VERSIONS: Final = (2, 3)
 HEADER_SIZE: Final = libxc.RECORD_HEADER.itemsize
 
-LIBXC_ROWS: Final = {int(row.type): row for row in libxc.RECORDS}
 LIBXL_NAMES: Final = {
     NumberingName.RELEASED: {int(row): row.name for row in libxl.RecordType},
     NumberingName.DRAFT_V7: {int(row): row.name for row in libxl.DraftRecordType},
@@ -192,7 +191,7 @@ class StreamReader:
 
     def _libxc_record(self) -> Record:
         at, number, length = self._record_header("libxc record")
-        row = LIBXC_ROWS.get(number)
+        row = libxc.RECORD_BY_TYPE.get(number)
         name = row.type.name if row else self._unknown(number, at, length, self._libxc_record, "libxc record")
         if length > libxc.RECORD_MAX_410:
             raise self._broken(

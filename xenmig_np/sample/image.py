@@ -50,7 +50,8 @@ class SampleOptions:
     guest: SampleGuest = SampleGuest.HVM
     width: Width = Width.BITS_64
     memory: int = 64 << 20
-    """Bytes, whole pages; HVM guests have a few more pages for firmware and rings."""
+    """Bytes, whole pages. An HVM guest has eight pages less: 32 give way to video memory below 1 MiB, and 24
+    for firmware and rings are added."""
     live: bool = False
     xl: bool = False
     seed: int = 0

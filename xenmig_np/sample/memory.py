@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from xenmig_np.wire.pages import PAGE_SIZE, PageType
+from xenmig_np.wire.pages import PAGE_SIZE
 
 Run = tuple[int, int]
 """Pfns from .. up to, not including."""
@@ -33,7 +33,7 @@ class Region:
     """Pages whose contents have a meaning."""
 
     run: Run
-    type: PageType
+    type: int
     fill: Fill
 
 

@@ -132,7 +132,7 @@ class Comparison:
         if self.counts:
             reasons.append(f"not the same: {', '.join(_several(self.counts))}; the first: {self._first()}")
         if self.errors:
-            reasons.append(f"the stream breaks rules in {self.errors} places, verify tells them")
+            reasons.append(f"places of the stream that break a rule of verification: {self.errors}")
         if self.missing:
             rest = "" if self.counts else "what the stream holds is identical, but "
             reasons.append(f"{rest}it lacks {' and '.join(self.missing)}")

@@ -37,22 +37,7 @@ def legacy_findings(image: LegacyImage) -> tuple[list[Finding], Facts]:
             raise
         found.append(_of_reader(error, image))
     else:
-        found += [
-            Finding(
-                rule,
-                Severity.WARNING,
-                image.source.path,
-                facts.end,
-                None,
-                "image",
-                text,
-                seen,
-                expected,
-                section,
-            )
-            for rule, section, text, test in CHECKS
-            for seen, expected in test(facts)
-        ]
+        found += [_of_check(image, facts, row, *broken) for row in CHECKS for broken in row[-1](facts)]
     return [_of_note(note, image) for note in facts.notes.all()] + found, facts
 
 

@@ -20,8 +20,6 @@ U32: Final = np.dtype("<u4")
 
 PFN_MASK: Final = 0x0FFF_FFFF
 TYPE_SHIFT: Final = 28
-TYPE_MASK: Final = 0xF
-SIGN_BIT: Final = 0x8000_0000
 UPPER_ONES: Final = 0xFFFF_FFFF
 
 WORDS: Final[dict[int, np.dtype[np.unsignedinteger]]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
@@ -101,7 +99,7 @@ CHUNKS: Final = (
 )
 CHUNK_BY_ID: Final = {row.id: row for row in CHUNKS}
 CHUNK_BY_NAME: Final = {row.name: row for row in CHUNKS}
-END, VERIFY_MODE, VCPU_INFO_ID, LAST_CHECKPOINT = 0, -1, -2, -9
+END, VERIFY_MODE, LAST_CHECKPOINT = 0, -1, -9
 
 HVM_PARAM: Final = np.dtype([("pad", "<u4"), ("value", "<u8")])
 """Behind the id of a parameter chunk, on both widths."""

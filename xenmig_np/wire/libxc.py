@@ -118,4 +118,4 @@ RECORDS: Final = (
     Record(RecordType.X86_CPUID_POLICY, Guest.BOTH, CPUID_LEAF),
     Record(RecordType.X86_MSR_POLICY, Guest.BOTH, MSR_ENTRY),
 )
-RECORD_BY_TYPE: Final = {row.type: row for row in RECORDS}
+RECORD_BY_TYPE: Final = {int(row.type): row for row in RECORDS}

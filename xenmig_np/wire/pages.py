@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Final
 
 import numpy as np
@@ -11,21 +10,25 @@ PAGE_SIZE: Final = 4096
 PAGE_SHIFT: Final = 12
 
 
-class PageType(IntEnum):
-    """Page types by their nibble; 5 to 8 are invalid everywhere."""
+class PageType:
+    """Page types by their nibble; 5 to 8 are invalid everywhere.
 
-    NOTAB = 0x0
-    L1TAB = 0x1
-    L2TAB = 0x2
-    L3TAB = 0x3
-    L4TAB = 0x4
-    L1TAB_PINNED = 0x9
-    L2TAB_PINNED = 0xA
-    L3TAB_PINNED = 0xB
-    L4TAB_PINNED = 0xC
-    BROKEN = 0xD
-    XALLOC = 0xE
-    XTAB = 0xF
+    Plain numbers: to compare an array with a member of an enumeration, numpy runs Python code of the
+    enumeration and throws away what is raised meanwhile, the exception of a signal among it.
+    """
+
+    NOTAB: Final = 0x0
+    L1TAB: Final = 0x1
+    L2TAB: Final = 0x2
+    L3TAB: Final = 0x3
+    L4TAB: Final = 0x4
+    L1TAB_PINNED: Final = 0x9
+    L2TAB_PINNED: Final = 0xA
+    L3TAB_PINNED: Final = 0xB
+    L4TAB_PINNED: Final = 0xC
+    BROKEN: Final = 0xD
+    XALLOC: Final = 0xE
+    XTAB: Final = 0xF
 
 
 PAGE_TYPES: Final = np.array(

@@ -62,4 +62,3 @@ TARGETS: Final = (
     ),
 )
 TARGET_BY_NAME: Final = {target.name: target for target in TARGETS}
-DEFAULT_TARGET: Final = TargetName.XEN_4_6

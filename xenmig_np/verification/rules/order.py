@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from xenmig_np.read.records import Record
-from xenmig_np.read.v2 import LIBXC_ROWS
 from xenmig_np.verification.finding import Severity
 from xenmig_np.verification.rule import Broken, rule
 from xenmig_np.wire import libxc
 from xenmig_np.wire.legacy import Guest
+from xenmig_np.wire.libxc import RECORD_BY_TYPE
 from xenmig_np.wire.vcpu import CONTEXT_32
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def policy_again(event: Record, stream: Stream) -> Iterator[Broken]:
 
 @rule("X15", ERROR, "v2-stream 15.2", "a record is one of this kind of guest", on=Record)
 def guest(event: Record, stream: Stream) -> Iterator[Broken]:
-    row = LIBXC_ROWS.get(event.type)
+    row = RECORD_BY_TYPE.get(event.type)
     if row and stream.guest and not row.guests & stream.guest:
         yield Broken(event.offset, event.name, f"records of {stream.guest.name} guests")
 
