@@ -79,9 +79,14 @@ def twin(data: bytes, *, pipe: bool = False, **options: Any) -> Outcome:
 
 def leaves_out(data: bytes, width: int) -> bool:
     """Whether the plain twin leaves out words of the PV image that D22 names."""
-    _, at = plain.convert._xl_header(data)
-    image = plain.legacy.parse(data, width, "pv", at)
+    image = parsed(data, width, "pv")
     return list(plain.convert._without_unmapped(image)) != list(image.body)
+
+
+def parsed(data: bytes, width: int, guest: str) -> plain.legacy.Image:
+    """The plain parse of a bare image or of one behind an xl header."""
+    _, at = plain.convert._xl_header(data)
+    return plain.legacy.parse(data, width, guest, at)
 
 
 def _collected(source: int, options: dict[str, Any]) -> bytes:

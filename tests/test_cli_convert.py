@@ -63,7 +63,7 @@ def given_back() -> dict[str, bytes]:
     table = Batch((fields.word(1, 3),), (fields.page(0, [(0, fields.pte(20))]),))
     return {
         name: replace(image, body=(image.body[0], batch, *image.body[1:]), unmapped=(20,)).to_bytes()
-        for name, batch in (("1 entries", page), ("1 superseded page tables", table))
+        for name, batch in (("gave back (1)", page), ("such pages (1)", table))
     }
 
 
@@ -255,8 +255,8 @@ def test_skip_qemu_goes_with_libxc_alone(options: tuple[str, ...], tmp_path: Pat
     ran = xenmig("convert", "nothing", tmp_path / "new", "--skip-qemu", *options)
     assert (ran.code, ran.out) == (2, b"")
     assert ran.lines == [
-        "error: skip_qemu goes with libxc format alone",
-        "hint: --skip-qemu --format libxc",
+        "error: --skip-qemu goes with libxc format alone",
+        "hint: add --format libxc",
     ]
 
 
@@ -611,9 +611,9 @@ def test_warnings(put: Callable[..., Path], tmp_path: Path) -> None:
     assert ran.code == 0
     param, trailing, closing = ran.lines
     prefix = re.escape(f"warning: {old}: ")
-    assert re.fullmatch(prefix + r"HVM parameter 9 .* at 0x[0-9a-f]+ \[D24\]", param)
+    assert re.fullmatch(prefix + r"at 0x[0-9a-f]+: HVM parameter 9 .* \[D24\]", param)
     assert re.fullmatch(
-        prefix + r"3 bytes behind the image left out .* at 0x[0-9a-f]+ \[trailing\]", trailing
+        prefix + r"at 0x[0-9a-f]+: 3 bytes behind the image left out .* \[trailing\]", trailing
     )
     assert closing.endswith(", 2 warnings")
 
@@ -655,7 +655,7 @@ def test_hostile_file_names_are_shown_harmlessly(options: tuple[str, ...], tmp_p
     ran = xenmig("convert", old, old + b".new", *options)
     assert ran.code == (2 if "--width" in options else 0)
     assert harmless(ran)
-    assert all("evil\\x1b[31m\\x07\\udc9b" in line for line in ran.lines)
+    assert all("evil\\x1b[31m\\x07\\x9b" in line for line in ran.lines)
     assert "evil" in ran.err + ran.out.decode()
 
 

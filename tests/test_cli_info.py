@@ -118,7 +118,7 @@ def test_warnings_go_to_stderr(put: Callable[..., Path]) -> None:
     ran = xenmig("info", old)
     place = image.part("trailing").offset
     assert ran.lines == [
-        f"warning: {old}: 7 bytes behind the image left out (zeros) at {place:#x} [trailing]"
+        f"warning: {old}: at {place:#x}: 7 bytes behind the image left out (zeros) [trailing]"
     ]
     assert (xenmig("info", old, "-q").err, xenmig("info", old, "-q").out) == ("", ran.out)
     assert [note["rule"] for note in xenmig("info", old, "-q", "--json").report["warnings"]] == ["trailing"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import xenmig
 
 import xenmig_np
 from xenmig_np.errors import ExitCode
@@ -38,10 +39,17 @@ TYPES: dict[str, set[type]] = {
     "null": {type(None)},
     "list of integers": {list},
     "list of strings": {list},
+    "list of documents": {list},
+    "map": {dict},
     "map of integers": {dict},
     "document": {dict},
 }
 XL_FLAGS_AT = 36
+TARGETS = ("xen-4.6", "xen-4.14")
+DOMAIN_TYPE = 0x18 + 24
+"""Offset of the domain header's type in a bare libxl stream."""
+FROM_END = 16 + 100
+"""Bytes from the end of a PV stream back into its shared info."""
 
 
 def documented(schema: str) -> dict[str, set[type]]:
@@ -69,8 +77,8 @@ def compare(schema: str, documents: list[dict[str, Any]]) -> None:
     for document in documents:
         assert (document["schema"], document["schema_version"]) == (schema, 1)
         for name, value in fields(json.loads(json.dumps(document)), set(table)):
-            if name in {"warnings", "tsc"}:  # empty, null: their fields are told by another document
-                continue
+            if not value and any(key.startswith((f"{name}.", f"{name}[].")) for key in table):
+                continue  # empty, null: their fields are told by another document
             assert type(value) in table[name], name
             seen.add(name)
     assert seen == table.keys()
@@ -100,6 +108,79 @@ def test_conversion_document(images: list[Path], tmp_path: Path) -> None:
         assert document["input"].keys() == xenmig_np.info(path).to_dict().keys() - {"warnings"}
 
 
+@pytest.fixture(scope="module")
+def streams(images: list[Path]) -> list[Path]:
+    """The images converted for both released numberings."""
+    made = [(path, path.with_name(f"{path.name}.{target}")) for path in images for target in TARGETS]
+    for path, new in made:
+        xenmig_np.convert(path, str(new), target=new.name.partition(".")[2], sync=False)
+    return [new for _, new in made]
+
+
+def damaged(path: Path, at: int) -> Path:
+    """A copy with one byte changed."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    copy = path.with_name(f"{path.name}.damaged")
+    copy.write_bytes(data)
+    return copy
+
+
+def test_verify_documents(images: list[Path], streams: list[Path]) -> None:
+    missing = images[0].with_name("missing")
+    bad = damaged(streams[0], DOMAIN_TYPE)
+    made = [
+        xenmig("verify", "--json", *more, *images, *streams, bad, missing).report
+        for more in ([], ["--for", "4.17"])
+    ]
+    compare("xenmig-np/verify", made)
+    inputs = [one for document in made for one in document["inputs"]]
+    compare("xenmig-np/verification", [one for one in inputs if "schema" in one])
+    said = {name for name in documented("xenmig-np/error") if name.startswith("error.")}
+    assert [{f"error.{name}" for name in one} for one in inputs if "schema" not in one] == [said, said]
+    assert xenmig_np.verify(bad).to_dict() == inputs[-2] | {"release": None}
+
+
+def test_comparison_document(images: list[Path], streams: list[Path]) -> None:
+    pairs = [(streams[0], images[0]), (streams[-1], images[1]), (streams[0], images[1])]
+    cut = images[0].with_name("cut")
+    cut.write_bytes(streams[0].read_bytes()[:-FROM_END])
+    pairs += [(damaged(streams[-1], -FROM_END), images[1]), (cut, images[0])]
+    made = [xenmig_np.compare(*pair).to_dict() for pair in pairs]
+    compare("xenmig-np/comparison", made)
+    assert "the end of the input" in made[-1]["broken"]
+    told = xenmig("verify", "--json", "--against", images[0], streams[0]).report
+    assert told == json.loads(json.dumps(made[0]))
+
+
+def test_dump_document(images: list[Path], streams: list[Path]) -> None:
+    made = [
+        xenmig("dump", "--json", *every, path).report
+        for path in (*images, *streams)
+        for every in ([], ["--all"])
+    ]
+    compare("xenmig-np/dump", made)
+    table = details()
+    seen: dict[str, set[str]] = {}
+    for entry in (entry for document in made for entry in document["entries"] if entry["details"]):
+        name = next(name for name in general(entry["name"]) if name in table)
+        seen.setdefault(name, set()).update(entry["details"])
+    assert seen == table
+
+
+def details() -> dict[str, set[str]]:
+    """Names of the details of each kind of entry, as their table says."""
+    section = JSON.partition("\n## Details of a dump\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+) \| (`[^|]+) \|", section, re.MULTILINE)
+    quoted = [(re.findall("`([^`]+)`", names), re.findall("`([^`]+)`", known)) for names, known in rows]
+    return {name: set(known) for names, known in quoted for name in names}
+
+
+def general(name: str) -> list[str]:
+    """The name of an entry, and what it is called among others of its kind."""
+    return [name, re.sub(r"-?[0-9]+( \(.*\))?$", "N", name)]
+
+
 def test_error_document(tmp_path: Path) -> None:
     (tmp_path / "blank").write_bytes(bytes(4096))
     command = [sys.executable, "-m", "xenmig_np", "info", "--json"]
@@ -114,17 +195,25 @@ def test_error_document(tmp_path: Path) -> None:
 # ---- README ----------------------------------------------------------------------------------------------
 
 
+COMMANDS = {
+    "xenmig-np": "xenmig_np",
+    "convert-legacy-stream": "xenmig_np.cli.dropin.convert",
+    "verify-stream-v2": "xenmig_np.cli.dropin.verify",
+}
+
+
 class Shell:
-    """Runs commands in one folder, where ``xenmig-np`` is this tree."""
+    """Runs commands in one folder, where those of :data:`COMMANDS` are this tree."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "work"
         self.folder.mkdir()
-        command = folder / "bin" / "xenmig-np"
-        command.parent.mkdir()
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m xenmig_np "$@"\n')
-        command.chmod(0o755)
-        path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+        commands = folder / "bin"
+        commands.mkdir()
+        for name, module in COMMANDS.items():
+            (commands / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+            (commands / name).chmod(0o755)
+        path = f"{commands}{os.pathsep}{os.environ['PATH']}"
         self._environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -165,6 +254,7 @@ def test_readme_python_runs(tmp_path: Path) -> None:
     assert shell.run("xenmig-np", "sample", "--quiet", "--guest", "pv64", "old.save").returncode == 0
     ran = shell.run(sys.executable, "-W", "error", "-c", code)
     assert (ran.returncode, "pv64 (0, 1)" in ran.stdout) == (0, True), ran.stdout
+    assert "True the original can be deleted: " in ran.stdout
 
 
 @pytest.mark.parametrize("name", ["main", "test"])

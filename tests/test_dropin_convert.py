@@ -791,7 +791,7 @@ PAIRS = """\
     Version 1, count 2
     'physmap/80000000/start_addr' = 'f0000000'
     'physmap/80000000/size' = '800000'
-    'physmap/80000000/name' = 'vga.\\udcff\\x1b'
+    'physmap/80000000/name' = 'vga.\\xff\\x1b'
     'physmap/1000/start_addr' = '2000'
     'physmap/1000/size' = '3000'
 """

@@ -222,8 +222,8 @@ def test_what_was_left_out_is_told(tmp_path: Path) -> None:
     assert done.left_out == 3
     told = [note.text for note in done.input.warnings if note.rule == "D22"]
     assert len(told) == 1
-    assert "2 entries of pages" in told[0]
-    assert "1 superseded page tables" in told[0]
+    assert "entries of pages that the guest gave back (2)" in told[0]
+    assert "superseded page tables that refer to such pages (1)" in told[0]
 
 
 def test_the_refusal_tells_a_way_out() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import plain.convert
 import plain.legacy
 import pytest
 from conftest import open_file, piped
-from drawn import drawn, images_are_long, shape
+from drawn import drawn, images_are_long, parsed, shape
 from hypothesis import given
 from real import COVERED, PAGE, Sample, each
 
@@ -34,8 +33,7 @@ def page_table(data: bytes, **options: Any) -> NDArray[np.void]:
 
 
 def check(data: bytes, table: NDArray[np.void], width: int, guest: str) -> None:
-    _, at = plain.convert._xl_header(data)
-    body = plain.legacy.parse(data, width, guest, at).body
+    body = parsed(data, width, guest).body
     batches = [item for item in body if isinstance(item, plain.legacy.Batch)]
     words = [(word, number) for number, batch in enumerate(batches) for word in batch.words]
     assert table.dtype == PAGE_TABLE

@@ -232,10 +232,10 @@ def test_page_type(row: tuple[int, bool, bool, int, bool, bool]) -> None:
     assert (pages.HAS_DATA[nibble], pages.LEGAL[nibble], pages.LEVEL[nibble]) == (data, legal, level)
     assert pages.OF_HVM[nibble] == found["hvm"] == of_hvm
     if legal:
-        assert PageType(nibble).name == found["name"]
+        assert getattr(PageType, found["name"]) == nibble
         assert data == (nibble & 7 <= 4)
     else:
-        assert nibble not in set(PageType)
+        assert not hasattr(PageType, found["name"])
 
 
 def test_page_types_are_all_sixteen() -> None:
@@ -290,7 +290,7 @@ def test_payloads_of_fixed_size() -> None:
 
 def test_bounds_of_the_format() -> None:
     assert (legacy.BATCH_MAX, legacy.VCPU_ID_MAX, legacy.SHARED_INFO_SIZE) == (1024, 4095, 4096)
-    assert (legacy.PFN_MASK, legacy.TYPE_SHIFT, legacy.TYPE_MASK) == (0x0FFFFFFF, 28, 0xF)
+    assert (legacy.PFN_MASK, legacy.TYPE_SHIFT) == (0x0FFFFFFF, 28)
     assert legacy.PHYSMAP_SLACK == {32: 0, 64: 4}
     assert legacy.BLOCK_SIZES == {b"extv": 0, b"xcnt": 4}
     assert legacy.TSC_MODE_MAX == 2
@@ -433,7 +433,6 @@ def test_target(row: tuple[str, int, bool, tuple[int, ...], bool, int, int]) -> 
 
 def test_targets_are_all_there() -> None:
     assert [target.name.value for target in targets.TARGETS] == [row[0] for row in TARGETS]
-    assert targets.DEFAULT_TARGET.value == "xen-4.6"
     unknown = {target.name.value: set(target.params_unknown) for target in targets.TARGETS}
     assert unknown == {"draft-v7": {32, 33, 36}, "xen-4.6": set(), "xen-4.14": set()}
     assert {target.name.value: set(target.params_recent) for target in targets.TARGETS} == {
