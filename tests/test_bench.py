@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 MIB = 1 << 20
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "bench" / "convert_vs_cp.py"), *arguments]
+def bench(*arguments: str, name: str = "convert_vs_cp.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "bench" / name), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -43,3 +43,17 @@ def test_a_command_that_fails_ends_it(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert "memory" in ran.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_verify_against_an_import(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    work = tmp_path / "work"
+    work.mkdir()
+    options = ("--memory", "1MiB", "--runs", "2", "--dir", str(work), "--json", str(report))
+    ran = bench(*options, name="verify_vs_import.py")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert not list(work.iterdir()), "the images are removed"
+    made = json.loads(report.read_text())
+    assert len(made["ratios"]) == 2, "the first pair does not count"
+    assert all(ratio > 0 for ratio in made["ratios"])
+    assert 5 * MIB < made["peak"] < 200 * MIB
