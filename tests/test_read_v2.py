@@ -25,7 +25,7 @@ from xenmig_np.errors import InvalidImage, NotSupported, TruncatedImage, XenmigE
 from xenmig_np.io.source import FileSource, Source, StreamSource
 from xenmig_np.limits import MIB, REPLAY_MAX
 from xenmig_np.options import Format, GuestName
-from xenmig_np.read.events import Extent
+from xenmig_np.read.places import Extent
 from xenmig_np.read.records import (
     AnyRecord,
     DomainHeader,

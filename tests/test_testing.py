@@ -21,6 +21,7 @@ from xenmig_np.read import events
 from xenmig_np.read.detect import Detected
 from xenmig_np.read.image import LegacyImage as Found
 from xenmig_np.read.image import find
+from xenmig_np.read.places import Event
 from xenmig_np.read.reading import Shape
 from xenmig_np.read.toolstack import physmaps
 from xenmig_np.testing import builder, fields, pieces, strategies
@@ -255,7 +256,7 @@ def expected_events(image: LegacyImage) -> Iterator[tuple[str, tuple[int, int]]]
 @given(strategies.legacy_images())
 def test_drawn_images_are_read_and_lie_where_the_parts_say(image: LegacyImage) -> None:
     found, _ = read(image)
-    places = [(type(event).__name__, (event.offset, event.length)) for event in only(found, events.Event)]
+    places = [(type(event).__name__, (event.offset, event.length)) for event in only(found, Event)]
     assert places == list(expected_events(image))
 
 

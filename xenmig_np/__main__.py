@@ -11,6 +11,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an import; commands take it over
     occupy()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no algebra here: numpy starts without its threads
     from xenmig_np.cli.app import app  # noqa: PLC0415 - importing this module costs nothing
 
     app(prog_name="xenmig-np")

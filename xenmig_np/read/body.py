@@ -9,7 +9,8 @@ import numpy as np
 
 from xenmig_np import limits
 from xenmig_np.errors import NotSupported
-from xenmig_np.read.events import AnyEvent, Chunk, EndOfBody, Extent, OnlineVcpus, PageBatch
+from xenmig_np.read.events import AnyEvent, Chunk, EndOfBody, OnlineVcpus, PageBatch
+from xenmig_np.read.places import Extent
 from xenmig_np.read.reading import WRONG_PLACE, Reading, remark
 from xenmig_np.wire import legacy, pages
 from xenmig_np.wire.legacy import Payload

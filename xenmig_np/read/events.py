@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xenmig_np.read.places import Event, Extent
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -18,22 +20,6 @@ if TYPE_CHECKING:
     from xenmig_np.wire.legacy import ChunkType
     from xenmig_np.wire.qemu import DeviceModelRecord
     from xenmig_np.wire.vcpu import PvGuest
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """Bytes of the input."""
-
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something at a place of the input."""
-
-    offset: int
-    length: int
 
 
 @dataclass(frozen=True, slots=True)

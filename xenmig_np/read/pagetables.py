@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xenmig_np.io.source import Source
-    from xenmig_np.read.events import Extent
+    from xenmig_np.read.places import Extent
 
 ENTRIES: Final = pages.PAGE_SIZE // pages.PTE.itemsize
 """Entries of a page table; PAE and 64-bit tables alike."""

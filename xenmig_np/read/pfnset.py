@@ -21,6 +21,11 @@ class PfnSet:
 
     def add(self, pfns: NDArray[Any]) -> None:
         """Add pfns, all below ``size``; any unsigned dtype, any shape, repeats are fine."""
+        if len(pfns) > 8 and pfns.ndim == 1 and _is_run(pfns):
+            first = int(pfns[0])
+            whole = slice(-(-first // 8), (first + len(pfns)) // 8)
+            self._bits[whole] = 0xFF
+            pfns = np.concatenate([pfns[: 8 * whole.start - first], pfns[8 * whole.stop - first :]])
         np.bitwise_or.at(self._bits, pfns >> 3, _bit(pfns))
 
     def contains(self, pfns: NDArray[Any]) -> NDArray[np.bool_]:
@@ -41,3 +46,8 @@ class PfnSet:
 
 def _bit(pfns: NDArray[Any]) -> NDArray[np.uint8]:
     return np.left_shift(np.uint8(1), (pfns & 7).astype(np.uint8))
+
+
+def _is_run(pfns: NDArray[Any]) -> bool:
+    """Whether each is one more than the one before, as savers write them."""
+    return int(pfns[-1]) - int(pfns[0]) == len(pfns) - 1 and bool((pfns[1:] > pfns[:-1]).all())

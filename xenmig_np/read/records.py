@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from xenmig_np.read.events import Event, Extent
+from xenmig_np.read.places import Event, Extent
 from xenmig_np.wire import libxc, libxl
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ class PageData(Record):
     """Shape (count,)."""
     pfns: NDArray[np.uint64]
     """Shape (count,): bits 51 to 0 of the words."""
+    bits: int
+    """Those that are set in any word: it tells most records to be ordinary without a look at each."""
     pages: Extent
     """All that is left of the body: exactly the pages, if no type is illegal (5 to 8)."""
 

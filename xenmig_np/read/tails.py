@@ -12,13 +12,13 @@ from xenmig_np.errors import NotSupported
 from xenmig_np.read.events import (
     AnyEvent,
     DeviceModel,
-    Extent,
     HvmContext,
     HvmMagic,
     SharedInfo,
     Unmapped,
     Vcpu,
 )
+from xenmig_np.read.places import Extent
 from xenmig_np.read.reading import WRONG_PLACE, Reading, remark
 from xenmig_np.wire import hvm, legacy, qemu, vcpu
 from xenmig_np.wire.legacy import Guest

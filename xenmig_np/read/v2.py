@@ -18,7 +18,7 @@ from xenmig_np.errors import InvalidImage, NotSupported
 from xenmig_np.io.cursor import Cursor
 from xenmig_np.io.source import ReplayExhausted
 from xenmig_np.options import Format, GuestName
-from xenmig_np.read.events import Extent
+from xenmig_np.read.places import Extent
 from xenmig_np.read.records import (
     OPTIONAL_NAME,
     AnyRecord,
@@ -248,7 +248,10 @@ class StreamReader:
         number, name = int(libxc.RecordType.PAGE_DATA), libxc.RecordType.PAGE_DATA.name
         end = self.cursor.at
         pfns = words & PFN_MASK
-        return PageData(at, end - at, number, name, head, body, padding, None, words, types, pfns, extent)
+        bits = int(np.bitwise_or.reduce(words))
+        return PageData(
+            at, end - at, number, name, head, body, padding, None, words, types, pfns, bits, extent
+        )
 
     # ---- both --------------------------------------------------------------------------------------------
 

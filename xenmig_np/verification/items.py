@@ -9,7 +9,7 @@ import numpy as np
 
 from xenmig_np.errors import Note
 from xenmig_np.limits import MIB
-from xenmig_np.read.events import Extent
+from xenmig_np.read.places import Extent
 from xenmig_np.verification.comparison import Differences, Subject
 from xenmig_np.verification.restored import NO_FRAME, Item
 

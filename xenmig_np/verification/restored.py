@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xenmig_np.io.source import Source
-    from xenmig_np.read.events import Extent
+    from xenmig_np.read.places import Extent
     from xenmig_np.verification.comparison import Subject
     from xenmig_np.wire.legacy import Guest
 

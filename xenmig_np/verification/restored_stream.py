@@ -10,7 +10,8 @@ import numpy as np
 from xenmig_np import limits
 from xenmig_np.errors import InvalidImage
 from xenmig_np.io.cursor import Cursor
-from xenmig_np.read.events import DeviceModel, Extent
+from xenmig_np.read.events import DeviceModel
+from xenmig_np.read.places import Extent
 from xenmig_np.read.reading import Reading, Shape
 from xenmig_np.read.records import (
     DomainHeader,

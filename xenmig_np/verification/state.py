@@ -52,6 +52,7 @@ class Stream:
     numbering: NumberingName = NumberingName.UNKNOWN
     image: ImageHeader | None = None
     domain: DomainHeader | None = None
+    guest: Guest | None = None
     records: Counter[str] = field(default_factory=Counter)
     """libxc records so far, by name."""
     first: dict[str, Record] = field(default_factory=dict)
@@ -85,10 +86,6 @@ class Stream:
     """Pages in the stream, each copy counted."""
 
     @property
-    def guest(self) -> Guest | None:
-        return GUESTS.get(self.domain.type) if self.domain else None
-
-    @property
     def version(self) -> int:
         return self.image.version if self.image else 0
 
@@ -117,6 +114,7 @@ class Stream:
                 self.image = event
             case DomainHeader():
                 self.domain = event
+                self.guest = GUESTS.get(event.type)
             case LibxlRecord():
                 self.numbering = event.numbering
                 self.libxl_records[event.name] += 1
@@ -142,13 +140,16 @@ class Stream:
             self.hvm_context = event
 
     def _add_pages(self, event: PageData) -> None:
-        self.pages += int(np.count_nonzero(pages.HAS_DATA[event.types]))
+        pfns, types = event.pfns, event.types
+        has_data = pages.HAS_DATA[types]
+        self.pages += int(np.count_nonzero(has_data))
         if self.guest is Guest.HVM:
-            self._watch(event.pfns)
-        watched = event.pfns < len(self.last_types)
-        pfns, types = event.pfns[watched], event.types[watched]
+            self._watch(pfns)
+        watched = pfns < len(self.last_types)
+        if not watched.all():
+            pfns, types, has_data = pfns[watched], types[watched], has_data[watched]
         self.last_types[pfns] = types + np.uint8(1)
-        self.populated.add(pfns[pages.HAS_DATA[types] | (types == pages.PageType.XALLOC)])
+        self.populated.add(pfns if has_data.all() else pfns[has_data | (types == pages.PageType.XALLOC)])
 
     def _watch(self, pfns: NDArray[np.uint64]) -> None:
         """Have :attr:`last_types` reach as far as an HVM guest's pfns do."""

@@ -30,9 +30,24 @@ PFN_ABSURD: Final = np.uint64(1 << 35)
 """That bitmap would have 8 GiB."""
 XALLOC: Final = PageType.XALLOC
 
+TABLES: Final = pages.LEGAL & ~pages.OF_HVM
+"""Types of page tables, by nibble."""
+BARE: Final = pages.LEGAL & ~pages.HAS_DATA
+"""Types without a page."""
+
 of_reader("V21", "v2-stream 7.2", "PAGE_DATA has a head")
 of_reader("V23", "v2-stream 7.2", "PAGE_DATA has room for its words")
 of_reader("V26", "v2-stream 7.2", "PAGE_DATA has a page for each word with data")
+
+
+def _typed(event: PageData) -> bool:
+    """Whether a word has another type than NOTAB."""
+    return bool(event.bits >> libxc.PFN_TYPE_SHIFT)
+
+
+def _pfn_bits(event: PageData) -> int:
+    """At least the highest pfn."""
+    return event.bits & ((1 << libxc.PFN_BITS) - 1)
 
 
 def _words(event: PageData, wrong: NDArray[np.bool_], what: str, expected: str = "") -> Iterator[Broken]:
@@ -63,19 +78,20 @@ def reserved(event: PageData, _stream: Stream) -> Iterator[Broken]:
 
 @rule("V24", WARNING, "v2-stream 7.2", "bits 59 to 52 of a word are 0", on=PageData, level=REFERENCE)
 def reserved_bits(event: PageData, _stream: Stream) -> Iterator[Broken]:
-    yield from _words(event, (event.words & RESERVED_BITS) != 0, "them set at pfn", "zeros")
+    if event.bits & int(RESERVED_BITS):
+        yield from _words(event, (event.words & RESERVED_BITS) != 0, "them set at pfn", "zeros")
 
 
 @rule("V25", ERROR, "v2-stream 8", "page types are legal", on=PageData, level=REFERENCE)
 def types(event: PageData, _stream: Stream) -> Iterator[Broken]:
-    yield from _words(event, ~pages.LEGAL[event.types], "an illegal type at pfn", "0 to 4, 9 to 15")
+    if _typed(event):
+        yield from _words(event, ~pages.LEGAL[event.types], "an illegal type at pfn", "0 to 4, 9 to 15")
 
 
 @rule("X30", WARNING, "v2-stream 8", "types are those of the guest", on=PageData)
 def types_of_guest(event: PageData, stream: Stream) -> Iterator[Broken]:
-    if stream.guest is Guest.HVM:
-        wrong = pages.LEGAL[event.types] & ~pages.OF_HVM[event.types]
-        yield from _words(event, wrong, "a page table at pfn", "no page tables of HVM guests")
+    if stream.guest is Guest.HVM and _typed(event):
+        yield from _words(event, TABLES[event.types], "a page table at pfn", "no page tables of HVM guests")
 
 
 @rule("X31", WARNING, "v2-stream 7.2", "a record has at most 1024 words", on=PageData)
@@ -107,23 +123,21 @@ def beyond_p2m(event: PageData, stream: Stream) -> Iterator[Broken]:
 
 @rule("X34", ERROR, "xen-restore-behaviour 141", "pfns of an HVM guest fit an address", on=PageData)
 def absurd_pfns(event: PageData, stream: Stream) -> Iterator[Broken]:
-    if stream.guest is Guest.HVM:
+    if stream.guest is Guest.HVM and _pfn_bits(event) >= PFN_ABSURD:
         yield from _words(event, _absurd(event), "pfn", f"below {int(PFN_ABSURD):#x}")
 
 
 @rule("X35", WARNING, "xen-restore-behaviour 139", "pfns of an HVM guest lie below 1 TiB", on=PageData)
 def unusual(event: PageData, stream: Stream) -> Iterator[Broken]:
-    if stream.guest is Guest.HVM:
-        wrong = event.pfns >= PFN_UNUSUAL
-        if wrong.any():
-            yield from _words(event, wrong & ~_absurd(event), "pfn", f"below {int(PFN_UNUSUAL):#x}")
+    if stream.guest is Guest.HVM and _pfn_bits(event) >= PFN_UNUSUAL:
+        wrong = (event.pfns >= PFN_UNUSUAL) & ~_absurd(event)
+        yield from _words(event, wrong, "pfn", f"below {int(PFN_UNUSUAL):#x}")
 
 
 def _absurd(event: PageData) -> NDArray[np.bool_]:
     """Words that make restore look for room for a page far beyond any address."""
-    absurd: NDArray[np.bool_] = event.pfns >= PFN_ABSURD
-    if absurd.any():
-        absurd &= pages.HAS_DATA[event.types] | (event.types == XALLOC)
+    populates = pages.HAS_DATA[event.types] | (event.types == XALLOC)
+    absurd: NDArray[np.bool_] = populates & (event.pfns >= PFN_ABSURD)
     return absurd
 
 
@@ -133,8 +147,7 @@ def _absurd(event: PageData) -> NDArray[np.bool_]:
 @rule("X36", WARNING, "v2-stream 15.3", "no word takes back a page", on=PageData)
 def taken_back(event: PageData, stream: Stream) -> Iterator[Broken]:
     """XALLOC of what was only allocated so far changes nothing."""
-    bare = pages.LEGAL[event.types] & ~pages.HAS_DATA[event.types]
-    if bare.any():
+    if _typed(event) and (bare := BARE[event.types]).any():
         allocated = (event.types == XALLOC) & (stream.last_types_of(event.pfns) == XALLOC + 1)
         wrong = bare & stream.populated.contains(event.pfns) & ~allocated
         yield from _words(event, wrong, "a type without page for pfn", "its earlier content stays")
@@ -142,7 +155,6 @@ def taken_back(event: PageData, stream: Stream) -> Iterator[Broken]:
 
 @rule("X37", WARNING, "xen-restore-behaviour 118", "no page is broken", on=PageData)
 def broken(event: PageData, stream: Stream) -> Iterator[Broken]:
-    wrong = event.types == PageType.BROKEN
-    if wrong.any():
+    if _typed(event) and (wrong := event.types == PageType.BROKEN).any():
         holes = wrong & ~stream.populated.contains(event.pfns)
         yield from _words(event, holes, "a hole in memory at pfn")
