@@ -273,8 +273,8 @@ class StreamReader:
     def _record_header(self, item: str) -> tuple[int, int, int]:
         """Offset, type and length of the record that begins here."""
         at = self.cursor.at
-        head = self.cursor.one(libxc.RECORD_HEADER, item)
-        return at, int(head["type"]), int(head["length"])
+        head = self.cursor.take(HEADER_SIZE, item)
+        return at, int.from_bytes(head[:4], "little"), int.from_bytes(head[4:], "little")
 
     def _body(self, length: int, layout: np.dtype[np.void] | None, name: str, item: str) -> Body:
         """The body that begins here.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 XEND_MAGIC: Final = b"LinuxGuestRecord"
 LIBVIRT_MAGIC: Final = b"libvirt-xml\n \x00 \r"
@@ -13,8 +12,7 @@ XL_BANNER: Final = b"xl migration receiver ready, send binary domain data.\n"
 """What may precede an xl header in a capture of a migration (containers.md 1.5)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Beginning:
+class Beginning(NamedTuple):
     """A kind of file by fixed bytes; it is named and not converted."""
 
     name: str

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, Flag, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -49,8 +48,7 @@ class Payload(Enum):
     COMPRESSED = "compressed"
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkType:
+class ChunkType(NamedTuple):
     """A row of the table of chunks (legacy-stream.md 3)."""
 
     id: int

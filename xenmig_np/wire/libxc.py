@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -73,8 +72,7 @@ class RecordType(IntEnum):
     X86_MSR_POLICY = 0x12
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A row of the table of records (v2-stream.md 6): which guests, and how the body begins."""
 
     type: RecordType

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -12,8 +11,7 @@ STATE_MAGIC: Final = b"QEVM"
 STATE_HEAD: Final = np.dtype([("magic", "S4"), ("version", ">u4")])
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceModelRecord:
+class DeviceModelRecord(NamedTuple):
     """A form of the record: its signature and the length that follows."""
 
     signature: bytes

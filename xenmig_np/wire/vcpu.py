@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -73,8 +72,7 @@ MSRS_SETTABLE: Final = frozenset(
 """MSRs that Xen sets for a PV vCPU: SPEC_CTRL, MISC_FEATURES_ENABLES, TSC_AUX, DRn_ADDRESS_MASK."""
 
 
-@dataclass(frozen=True, slots=True)
-class PvGuest:
+class PvGuest(NamedTuple):
     """A kind of PV guest, told by the size of its vCPU context."""
 
     name: str
