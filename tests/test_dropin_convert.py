@@ -549,7 +549,7 @@ def test_start_is_light(arguments: tuple[str, ...]) -> None:
         "import sys\nfrom xenmig_np.cli.dropin import convert\n"
         "try: convert.main()\nfinally: assert not {'numpy', 'typer', 'tqdm'} & set(sys.modules)"
     )
-    dropin(*arguments, command=(sys.executable, "-c", program))
+    assert "AssertionError" not in dropin(*arguments, command=(sys.executable, "-c", program)).err
 
 
 def test_command_is_installed() -> None:

@@ -108,9 +108,12 @@ def test_write_all_with_more_parts_than_the_kernel_takes() -> None:
         assert os.pread(fd, 1 << 20, 0) == b"".join(parts)
 
 
-def test_write_all_of_nothing() -> None:
+def test_write_all_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(os, "writev", calls.append)
     write_all(-1, "nowhere", [])
     write_all(-1, "nowhere", [b"", memoryview(b"")])
+    assert not calls
 
 
 def test_literals_are_gathered_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

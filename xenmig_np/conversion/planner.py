@@ -56,10 +56,6 @@ class Choice:
     skip_qemu: bool = False
 
 
-class MissingDeviceModel(InvalidImage):
-    """An HVM image without a device-model record cannot become a libxl stream (v2-stream.md 19.9)."""
-
-
 class Planner:
     """Makes the segments of one output; iterate over :meth:`segments` once.
 
@@ -346,7 +342,7 @@ class Planner:
             self._note("19.9", "no device-model record: toolstacks cannot resume this guest", event.offset)
             return
         hint = "--format libxc" if self.image.source.seekable else "--format libxc, or --spool DIR, or a file"
-        raise MissingDeviceModel(
+        raise InvalidImage(
             path=self.image.source.path,
             offset=event.offset,
             item="device-model record",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from xenmig_np.verification.releases import in_words
+
 
 class Severity(IntEnum):
     """How bad a finding is."""
@@ -50,7 +52,8 @@ class Finding:
             )
             if part
         )
-        return f"{self.path}: {self.item}{number} at {self.offset:#x}: {facts} [{self.rule}]"
+        refusing = f"; Xen {in_words(frozenset(self.releases))} refuse it" if self.releases else ""
+        return f"{self.path}: {self.item}{number} at {self.offset:#x}: {facts}{refusing} [{self.rule}]"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
