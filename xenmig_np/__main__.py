@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 
@@ -12,11 +11,12 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of an import; commands take it over
     occupy()
-    gc.set_threshold(100_000)  # imports make many objects and no garbage
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no algebra here: numpy starts without its threads
-    from xenmig_np.cli.app import app  # noqa: PLC0415 - importing this module costs nothing
+    from xenmig_np.cli.lean import lean  # noqa: PLC0415 - importing this module costs nothing
 
-    app(prog_name="xenmig-np")
+    with lean():
+        from xenmig_np.cli.app import app  # noqa: PLC0415
+
+        app(prog_name="xenmig-np")
 
 
 def occupy() -> None:

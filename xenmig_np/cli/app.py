@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from typer.core import TyperGroup
 
 from xenmig_np import __version__
-from xenmig_np.cli.convert import convert
-from xenmig_np.cli.dump import dump
-from xenmig_np.cli.info import info
-from xenmig_np.cli.sample import sample
-from xenmig_np.cli.verify import verify
+
+if TYPE_CHECKING:
+    from typer._click import Command, Context
+
+COMMANDS: Final = ("convert", "info", "dump", "verify", "sample")
+"""Each is the function of that name in the module of that name."""
+
+
+class Commands(TyperGroup):
+    """Makes only the command that is called for: the options of one take a millisecond to build."""
+
+    def list_commands(self, ctx: Context) -> list[str]:  # noqa: ARG002 - an interface of typer
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        if (command := self.commands.get(cmd_name)) is None:
+            alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+            alone.command(cmd_name)(getattr(import_module(f"xenmig_np.cli.{cmd_name}"), cmd_name))
+            command = self.commands[cmd_name] = typer.main.get_command(alone)
+        return command
+
+    def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:  # what could be meant is looked for among those that are made
+            for name in COMMANDS:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Convert, verify and look into suspend images of Xen: legacy (migration v1), v2 and v3.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(convert)
-app.command()(info)
-app.command()(dump)
-app.command()(verify)
-app.command()(sample)
 
 
 def _version(wanted: bool) -> None:

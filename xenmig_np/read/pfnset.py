@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -10,6 +10,10 @@ from xenmig_np.io.memory import lazy_zeros
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+RUN_MIN: Final = 8
+"""Fewer pfns are not worth a look: a run longer than this ends in another byte of a bitmap."""
 
 
 class PfnSet:
@@ -21,12 +25,17 @@ class PfnSet:
 
     def add(self, pfns: NDArray[Any]) -> None:
         """Add pfns, all below ``size``; any unsigned dtype, any shape, repeats are fine."""
-        if len(pfns) > 8 and pfns.ndim == 1 and _is_run(pfns):
-            first = int(pfns[0])
-            whole = slice(-(-first // 8), (first + len(pfns)) // 8)
-            self._bits[whole] = 0xFF
-            pfns = np.concatenate([pfns[: 8 * whole.start - first], pfns[8 * whole.stop - first :]])
-        np.bitwise_or.at(self._bits, pfns >> 3, _bit(pfns))
+        if pfns.ndim == 1 and (run := run_of(pfns)):
+            self.add_run(run)
+        else:
+            np.bitwise_or.at(self._bits, pfns >> 3, _bit(pfns))
+
+    def add_run(self, run: slice) -> None:
+        """Add all pfns of a slice that is longer than :data:`RUN_MIN`, below ``size``."""
+        first, last = run.start >> 3, (run.stop - 1) >> 3
+        self._bits[first + 1 : last] = 0xFF
+        self._bits[first] |= 0xFF & (0xFF << (run.start & 7))
+        self._bits[last] |= 0xFF >> (7 - ((run.stop - 1) & 7))
 
     def contains(self, pfns: NDArray[Any]) -> NDArray[np.bool_]:
         """Which of the pfns are in the set, same shape; those beyond ``size`` are not."""
@@ -48,6 +57,8 @@ def _bit(pfns: NDArray[Any]) -> NDArray[np.uint8]:
     return np.left_shift(np.uint8(1), (pfns & 7).astype(np.uint8))
 
 
-def _is_run(pfns: NDArray[Any]) -> bool:
-    """Whether each is one more than the one before, as savers write them."""
-    return int(pfns[-1]) - int(pfns[0]) == len(pfns) - 1 and bool((pfns[1:] > pfns[:-1]).all())
+def run_of(pfns: NDArray[Any]) -> slice | None:
+    """The pfns as a slice, if there are more than 8 and each is one more than the one before."""
+    if len(pfns) <= RUN_MIN or int(pfns[-1]) - int(pfns[0]) != len(pfns) - 1:
+        return None
+    return slice(int(pfns[0]), int(pfns[-1]) + 1) if (pfns[1:] > pfns[:-1]).all() else None

@@ -117,6 +117,8 @@ class PageData(Record):
     """Shape (count,): bits 51 to 0 of the words."""
     bits: int
     """Those that are set in any word: it tells most records to be ordinary without a look at each."""
+    run: slice | None
+    """The pfns, if each is one more than the one before, as most records of savers have them."""
     pages: Extent
     """All that is left of the body: exactly the pages, if no type is illegal (5 to 8)."""
 

@@ -18,6 +18,7 @@ from xenmig_np.errors import InvalidImage, NotSupported
 from xenmig_np.io.cursor import Cursor
 from xenmig_np.io.source import ReplayExhausted
 from xenmig_np.options import Format, GuestName
+from xenmig_np.read.pfnset import run_of
 from xenmig_np.read.places import Extent
 from xenmig_np.read.records import (
     OPTIONAL_NAME,
@@ -236,8 +237,8 @@ class StreamReader:
         if left < 0:
             raise misfit("V23", body.offset, f"{count:,} words", f"as many as fit into {length:,} bytes")
         words = self.cursor.array(libxc.PFN_WORD, count, item)
-        types = words.view(np.uint8)[7::8] >> np.uint8(4)  # the nibble is in the last byte of a word
-        size = int(np.count_nonzero(pages.HAS_DATA[types])) * pages.PAGE_SIZE
+        bits = int(np.bitwise_or.reduce(words))
+        types, size = _types(words, bits)
         if left != size and pages.LEGAL[types].all():
             raise misfit(
                 "V26", _length_at(at), f"{left:,} bytes of pages", f"{size:,} for its {count:,} words"
@@ -247,10 +248,22 @@ class StreamReader:
         self._next = self._libxc_record
         number, name = int(libxc.RecordType.PAGE_DATA), libxc.RecordType.PAGE_DATA.name
         end = self.cursor.at
-        pfns = words & PFN_MASK
-        bits = int(np.bitwise_or.reduce(words))
+        pfns = words & PFN_MASK if bits >> libxc.PFN_BITS else words
         return PageData(
-            at, end - at, number, name, head, body, padding, None, words, types, pfns, bits, extent
+            at,
+            end - at,
+            number,
+            name,
+            head,
+            body,
+            padding,
+            None,
+            words,
+            types,
+            pfns,
+            bits,
+            run_of(pfns),
+            extent,
         )
 
     # ---- both --------------------------------------------------------------------------------------------
@@ -329,6 +342,14 @@ def _length_at(at: int) -> int:
 def _behind(at: int, length: int) -> int:
     """Where the record at ``at`` with a body of ``length`` bytes ends."""
     return at + HEADER_SIZE + length + -length % libxc.RECORD_ALIGN
+
+
+def _types(words: NDArray[np.uint64], bits: int) -> tuple[NDArray[np.uint8], int]:
+    """Types of the words, and the bytes of pages that follow them; ``bits``: those set in any of them."""
+    if not bits >> libxc.PFN_TYPE_SHIFT:  # ordinary pages throughout
+        return np.zeros(len(words), np.uint8), len(words) * pages.PAGE_SIZE
+    types = words.view(np.uint8)[7::8] >> np.uint8(4)  # the nibble is in the last byte of a word
+    return types, int(np.count_nonzero(pages.HAS_DATA[types])) * pages.PAGE_SIZE
 
 
 # ---- what a whole stream is ------------------------------------------------------------------------------

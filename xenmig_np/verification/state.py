@@ -140,20 +140,28 @@ class Stream:
             self.hvm_context = event
 
     def _add_pages(self, event: PageData) -> None:
+        if self.guest is Guest.HVM:
+            self._watch(event)
+        run = event.run
+        if run and not event.bits >> libxc.PFN_TYPE_SHIFT and run.stop <= len(self.last_types):
+            self.pages += event.count
+            self.last_types[run] = pages.PageType.NOTAB + 1
+            self.populated.add_run(run)
+            return
         pfns, types = event.pfns, event.types
         has_data = pages.HAS_DATA[types]
         self.pages += int(np.count_nonzero(has_data))
-        if self.guest is Guest.HVM:
-            self._watch(pfns)
         watched = pfns < len(self.last_types)
         if not watched.all():
             pfns, types, has_data = pfns[watched], types[watched], has_data[watched]
         self.last_types[pfns] = types + np.uint8(1)
         self.populated.add(pfns if has_data.all() else pfns[has_data | (types == pages.PageType.XALLOC)])
 
-    def _watch(self, pfns: NDArray[np.uint64]) -> None:
+    def _watch(self, event: PageData) -> None:
         """Have :attr:`last_types` reach as far as an HVM guest's pfns do."""
-        near = pfns[pfns < PFNS_WATCHED]
+        if event.run and event.run.stop <= len(self.last_types):
+            return
+        near = event.pfns[event.pfns < PFNS_WATCHED]
         if len(near) and (highest := int(near.max())) >= len(self.last_types):
             grown = lazy_zeros(1 << highest.bit_length())
             grown[: len(self.last_types)] = self.last_types

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from xenmig_np import __version__
 from xenmig_np.cli.dropin.channels import Channels, is_stdout
 from xenmig_np.cli.dropin.options import Parser, location
+from xenmig_np.cli.lean import lean
 from xenmig_np.errors import NotSupported
 from xenmig_np.options import Format, GuestName, TargetName, Width
 
@@ -98,7 +99,8 @@ def run(options: Options) -> int:
 
 def main() -> NoReturn:
     """Run the command and exit."""
-    sys.exit(run(options_of(sys.argv[1:])))
+    with lean():
+        sys.exit(run(options_of(sys.argv[1:])))
 
 
 if __name__ == "__main__":

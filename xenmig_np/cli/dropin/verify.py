@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from xenmig_np import __version__
 from xenmig_np.cli.dropin.channels import Channels, Silence
 from xenmig_np.cli.dropin.options import Parser, location
+from xenmig_np.cli.lean import lean
 from xenmig_np.options import Format
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def run(options: Options) -> int:
 
 def main() -> NoReturn:
     """Run the command and exit."""
-    sys.exit(run(options_of(sys.argv[1:])))
+    with lean():
+        sys.exit(run(options_of(sys.argv[1:])))
 
 
 if __name__ == "__main__":

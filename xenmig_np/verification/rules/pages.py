@@ -105,7 +105,7 @@ def batch(event: PageData, _stream: Stream) -> Iterator[Broken]:
 
 @rule("X32", WARNING, "v2-stream 15.3", "a record names a pfn once", on=PageData)
 def repeated(event: PageData, _stream: Stream) -> Iterator[Broken]:
-    if (event.pfns[1:] > event.pfns[:-1]).all():  # as savers write them
+    if event.run or (event.pfns[1:] > event.pfns[:-1]).all():  # as savers write them
         return
     _, firsts = np.unique(event.pfns, return_index=True)
     if len(firsts) < event.count:
