@@ -83,13 +83,15 @@ def mixed(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class Contents:
-    """Ordinary pages: zero by share; of the rest three in eight are text and five random.
+    """Ordinary pages: zero by share, in runs of 16; of the rest three in eight are text and five random.
 
     A random page is a row of a pool that fits the processor's cache, combined with a number that is unique to
     pfn, copy and seed; a text page is such a row with pfn and copy written into it. So no two pages that
     are not zero are equal.
     """
 
+    RUN_SHIFT: Final = np.uint64(4)
+    """Memory that nobody has used yet lies together, so zero pages do."""
     NOISE_ROWS: Final = 192
     TEXT_ROWS: Final = 64
     HEADING: Final = b"page 00000000 copy 0: "
@@ -111,7 +113,7 @@ class Contents:
     def fill(self, pfns: Pfns, copy: int, out: PageWords) -> None:
         """Write the pages of ``pfns`` in round ``copy`` (1 to 9) to the rows of ``out``."""
         keys = mixed(self._key ^ (pfns | np.uint64(copy << 40)))
-        zero = keys >> 11 < self._zeros  # the 11 bits below decide what the others become
+        zero = mixed(~self._key ^ (pfns >> self.RUN_SHIFT)) >> 11 < self._zeros
         text = ~zero & (keys & 7 < 3)
         choice = keys >> 3
         rows = np.where(text, 1 + self.NOISE_ROWS + choice % self.TEXT_ROWS, 1 + choice % self.NOISE_ROWS)
