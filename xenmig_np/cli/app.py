@@ -11,10 +11,16 @@ from typer.core import TyperGroup
 from xenmig_np import __version__
 
 if TYPE_CHECKING:
-    from typer._click import Command, Context
+    from typer._click import Command, Context, HelpFormatter
 
-COMMANDS: Final = ("convert", "info", "dump", "verify", "sample")
-"""Each is the function of that name in the module of that name."""
+COMMANDS: Final = {
+    "convert": "Convert a legacy image into a migration v2 or v3 stream.",
+    "info": "Say what a file is, from its headers alone.",
+    "dump": "List what stands in a legacy image or a v2 or v3 stream.",
+    "verify": "Check v2 or v3 streams, or legacy images.",
+    "sample": "Make a synthetic legacy image, the same for the same options.",
+}
+"""Each is the function of that name in the module of that name; the line is for the list of them all."""
 
 
 class Commands(TyperGroup):
@@ -31,6 +37,10 @@ class Commands(TyperGroup):
             alone.command(cmd_name)(getattr(import_module(f"xenmig_np.cli.{cmd_name}"), cmd_name))
             command = self.commands[cmd_name] = typer.main.get_command(alone)
         return command
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(self, ctx: Context, args: list[str]) -> tuple[str | None, Command | None, list[str]]:
         if args and args[0] not in COMMANDS:  # what could be meant is looked for among those that are made
