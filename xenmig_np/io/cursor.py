@@ -94,7 +94,7 @@ class Cursor:
 
     def check(self, length: int, item: str) -> None:
         """Raise :class:`TruncatedImage` if the input is known to have fewer than ``length`` bytes left."""
-        end = self.source.end
+        end = self.source.known_end
         if end is not None and self.at + length > end:
             raise self.truncated(length, item, max(end - self.at, 0))
 

@@ -34,16 +34,20 @@ class Output:
     """A named output, made beside its target and renamed; or a stream that is written to as it is.
 
     Use as a context manager; without :meth:`commit` nothing is left behind. Raises on entering
-    :class:`OutputExists`, :class:`Refused`, :class:`InputOutputError`.
+    :class:`OutputExists`, :class:`Refused`, :class:`InputOutputError`. ``mark`` stands in the name of the
+    temporary file, so that what a killed process leaves can be told from what others are at.
     """
 
-    def __init__(self, path: str | int, source: Source | None, *, force: bool = False) -> None:
+    def __init__(
+        self, path: str | int, source: Source | None, *, force: bool = False, mark: str = ""
+    ) -> None:
         self.path = path if isinstance(path, str) else f"descriptor {path}"
         self.fd = -1
         self.is_stream = True
         """It cannot be taken back or read again: a pipe, a device, a descriptor."""
         self._source = source
         self._force = force
+        self._mark = mark
         self._target = ""
         self._temporary = ""
         self._replaces: os.stat_result | None = None
@@ -101,7 +105,7 @@ class Output:
         if self.is_stream:
             return os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         folder, name = os.path.split(self._target)
-        tail = f".{os.urandom(4).hex()}.part"
+        tail = f".{self._mark}{os.urandom(4).hex()}.part"
         room = _NAME_MAX - len(tail) - 1
         short = os.fsdecode(os.fsencode(name)[:room])
         self._temporary = os.path.join(folder, f".{short}{tail}")

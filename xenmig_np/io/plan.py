@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xenmig_np.io.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +23,13 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """``length`` bytes of the input from ``offset`` on; ``item`` names them in an error."""
+    """``length`` bytes from ``offset`` on; ``item`` names them in an error."""
 
     offset: int
     length: int
     item: str
+    source: Source | None = None
+    """Where they lie; None: in the input."""
 
 
 Segment = Literal | Range

@@ -22,23 +22,26 @@ LITERALS_MAX = MIB
 """Bytes of literals that wait for a gathered write."""
 
 
-def write_all(fd: int, path: str, parts: list[bytes | memoryview]) -> None:
+def write_all(fd: int, path: str, parts: list[bytes | memoryview], at: int | None = None) -> None:
     """Write all parts in order with ``writev``, however few bytes each call takes.
 
-    The kernel takes at most IOV_MAX parts and some 2 GiB at a time; pipes and quotas take less.
-    Raises :class:`InputOutputError`.
+    The kernel takes at most IOV_MAX parts and some 2 GiB at a time; pipes and quotas take less. ``at``: the
+    offset where they go, with ``pwritev``; None: where the descriptor stands. Raises
+    :class:`InputOutputError`.
     """
     views = [memoryview(part) for part in parts if len(part)]
     first = 0
     while first < len(views):
+        some = views[first : first + IOV_MAX]
         try:
-            count = os.writev(fd, views[first : first + IOV_MAX])
+            count = os.writev(fd, some) if at is None else os.pwritev(fd, some, at)
         except BlockingIOError:
             select.select([], [fd], [])
             continue
         except OSError as error:
-            gone = "writing failed: its reader has gone" if error.errno == errno.EPIPE else "writing failed"
-            raise InputOutputError(gone, path=path, cause=error) from error
+            raise write_failed(path, error) from error
+        if at is not None:
+            at += count
         while first < len(views) and count >= len(views[first]):
             count -= len(views[first])
             first += 1
@@ -46,12 +49,30 @@ def write_all(fd: int, path: str, parts: list[bytes | memoryview]) -> None:
             views[first] = views[first][count:]
 
 
-class Sink:
-    """Executes segments of one input on one descriptor."""
+def write_failed(path: str, error: OSError) -> InputOutputError:
+    """The error that an output could not be written."""
+    gone = "writing failed: its reader has gone" if error.errno == errno.EPIPE else "writing failed"
+    return InputOutputError(gone, path=path, cause=error)
 
-    def __init__(
-        self, source: Source, fd: int, path: str, progress: Callable[[int], object] | None = None
+
+class Sink:
+    """Executes segments of one input on one descriptor, where it stands or from offset ``at`` on.
+
+    ``tap`` is shown all that is written, in order.
+    """
+
+    def __init__(  # noqa: PLR0913 - what goes where, and who looks on
+        self,
+        source: Source,
+        fd: int,
+        path: str,
+        progress: Callable[[int], object] | None = None,
+        *,
+        at: int | None = None,
+        tap: Callable[[list[bytes | memoryview]], object] | None = None,
     ) -> None:
+        self.at = at
+        self._tap = tap
         self._source = source
         self._fd = fd
         self._path = path
@@ -77,12 +98,22 @@ class Sink:
 
     def flush(self) -> None:
         """Write what has been gathered."""
-        write_all(self._fd, self._path, self._waiting)
-        self.written += self._waiting_bytes
-        if self._progress and self._waiting_bytes:
-            self._progress(self.written)
+        self._write(self._waiting)
+        if self._tap:
+            self._tap(self._waiting)
+        self._moved(self._waiting_bytes)
         self._waiting.clear()
         self._waiting_bytes = self._used = 0
+
+    def _write(self, parts: list[bytes | memoryview]) -> None:
+        write_all(self._fd, self._path, parts, self.at)
+
+    def _moved(self, count: int) -> None:
+        self.written += count
+        if self.at is not None:
+            self.at += count
+        if self._progress and count:
+            self._progress(self.written)
 
     def _add(self, data: bytes | memoryview) -> None:
         self._waiting.append(data)
@@ -91,6 +122,7 @@ class Sink:
             self.flush()
 
     def _copy(self, part: Range) -> None:
+        source = part.source or self._source
         at, left = part.offset, part.length
         while left:
             free = len(self._buffer) - self._used
@@ -98,16 +130,21 @@ class Sink:
                 self.flush()
                 continue
             piece = self._buffer[self._used : self._used + min(left, free)]
-            got = self._source.read_at(at, piece)
+            got = source.read_at(at, piece)
             if got < len(piece):
-                raise TruncatedImage(
-                    path=self._source.path,
-                    offset=part.offset,
-                    item=part.item,
-                    found=f"the end of the input after {at + got - part.offset:,} bytes",
-                    expected=f"{part.length:,} bytes",
-                )
+                raise short(source, part, at + got)
             self._used += got
             self._add(piece)
             at += got
             left -= got
+
+
+def short(source: Source, part: Range, end: int) -> TruncatedImage:
+    """The error that the input ends at ``end``, inside of a range."""
+    return TruncatedImage(
+        path=source.path,
+        offset=part.offset,
+        item=part.item,
+        found=f"the end of the input after {end - part.offset:,} bytes",
+        expected=f"{part.length:,} bytes",
+    )

@@ -1,23 +1,28 @@
 """Inputs: bytes by offset, from files and block devices; forward only from pipes.
 
 Nothing is mapped: a file that is truncated under a mapping kills the process, a short read is an error.
+What is compressed is read as what is in it (:mod:`xenmig_np.io.compressed`, imported where it is needed).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import select
 import stat
 from abc import ABC, abstractmethod
 from typing import IO, TYPE_CHECKING, Self
 
-from xenmig_np.errors import InputOutputError, NotSupported, Refused
+from xenmig_np.errors import InputOutputError, InvalidImage, NotRecognised, NotSupported, Refused
+from xenmig_np.io.forward import Descriptor, Forward
 from xenmig_np.limits import HEADS, MIB, PIECE, REPLAY_MAX
+from xenmig_np.wire import compression
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
+
+    from xenmig_np.wire.compression import Compression
 
 Input = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | IO[bytes]
 """A path, a descriptor, or an open binary file."""
@@ -46,6 +51,8 @@ class Source(ABC):
         """Offset at which the input begins (a descriptor may stand in the middle of a file)."""
         self.end: int | None = None
         """Offset of its end; None: unknown."""
+        self.compression: Compression | None = None
+        """What it was decompressed from; of a pipe it is known once something was read."""
         self._owned = owned
 
     @abstractmethod
@@ -55,11 +62,33 @@ class Source(ABC):
         Raises :class:`InputOutputError`.
         """
 
+    @property
+    def known_end(self) -> int | None:
+        """As ``end``, and None where finding it would take a pass over the input."""
+        return self.end
+
     def release(self) -> None:  # noqa: B027 - most sources keep nothing
         """Nothing before the next read is needed again."""
 
     def leave(self, at: int) -> None:  # noqa: B027 - pipes stand there, they were read no further
         """The image ends at ``at``: whoever shares the descriptor goes on there."""
+
+    def splice_from(self, offset: int) -> tuple[int, int | None] | None:  # noqa: ARG002 - most have none
+        """Where the kernel finds the bytes at ``offset``: a descriptor, and the offset in it if it has any.
+
+        None: it does not, they have to be read.
+        """
+        return None
+
+    def spliced(self, count: int) -> None:  # noqa: B027 - files stand nowhere
+        """The kernel has taken ``count`` bytes from where :meth:`splice_from` said."""
+
+    def finish(self) -> None:  # noqa: B027 - only archives have something at their end
+        """The image has been read: an archive is read on to its end, where its checksums are.
+
+        Raises as :meth:`read_at`. Done by the context manager too, unless an error was raised that a damaged
+        archive does not explain.
+        """
 
     def close(self) -> None:
         if self._owned:
@@ -72,7 +101,12 @@ class Source(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            broken = kind is not None and issubclass(kind, InvalidImage)
+            if kind is None or (broken and not issubclass(kind, NotRecognised)):
+                self.finish()
+        finally:
+            self.close()
 
     def failed(self, error: OSError) -> InputOutputError:
         return InputOutputError("reading failed", path=self.path, cause=error)
@@ -106,6 +140,9 @@ class FileSource(Source):
             raise self.failed(error) from error
         return done
 
+    def splice_from(self, offset: int) -> tuple[int, int | None]:
+        return self.fd, offset
+
     def leave(self, at: int) -> None:
         try:
             os.lseek(self.fd, at, os.SEEK_SET)
@@ -114,10 +151,12 @@ class FileSource(Source):
 
 
 class StreamSource(Source):
-    """A pipe, socket or terminal: forward only. Reads what was asked for and not a byte more.
+    """A pipe, socket or terminal: forward only.
 
     Until :meth:`release` everything read is kept, so that detection can look at the beginning.
-    ``exact`` says that what follows the image belongs to the next reader.
+    ``exact`` says that what follows the image belongs to the next reader: what was asked for is read and not
+    a byte more, and nothing is decompressed. Otherwise the first read decides whether to decompress; then
+    reading raises as :class:`xenmig_np.io.compressed.Decompressed` does.
     """
 
     seekable = False
@@ -126,6 +165,8 @@ class StreamSource(Source):
     def __init__(self, fd: int, path: str, *, owned: bool, exact: bool = False) -> None:
         super().__init__(fd, path, owned=owned)
         self.drained = not exact
+        self._bytes: Forward = Descriptor(fd, self.failed)
+        self._begun = exact
         self._kept = bytearray()
         self._kept_at = 0
         self._at = 0
@@ -145,6 +186,14 @@ class StreamSource(Source):
             done += self._read(into[done:])
             self._kept_at = self._at
         return done
+
+    def splice_from(self, offset: int) -> tuple[int, None] | None:
+        held = not self._begun or self._keeping or self._kept or self.compression or self._bytes.looked_at
+        return None if held or offset != self._at else (self.fd, None)
+
+    def spliced(self, count: int) -> None:
+        self._at += count
+        self._kept_at = self._at
 
     def _replay(self, offset: int, into: memoryview) -> int:
         """Serve what was kept; once released, forget it when it has been passed."""
@@ -174,20 +223,26 @@ class StreamSource(Source):
             pass
 
     def _read(self, into: memoryview) -> int:
-        done = 0
-        while done < len(into):
-            try:
-                count = os.readv(self.fd, [into[done:]])
-            except BlockingIOError:
-                select.select([self.fd], [], [])
-                continue
-            except OSError as error:
-                raise self.failed(error) from error
-            if not count:
-                break
-            done += count
+        if not self._begun:
+            self._begin()
+        done = self._bytes.read(into)
         self._at += done
         return done
+
+    def _begin(self) -> None:
+        """Look at the beginning; nothing else is as late, a pipe may have to be waited for."""
+        if self._bytes.look(compression.LOOK).startswith(compression.MAGICS):
+            from xenmig_np.io.compressed import Decompressed, unpacked  # noqa: PLC0415 - seldom wanted
+
+            self._bytes = unpacked(self._bytes, self.path)
+            self.compression = self._bytes.row if isinstance(self._bytes, Decompressed) else None
+        self._begun = True
+
+    def finish(self) -> None:
+        if self.compression is not None:
+            scratch = memoryview(bytearray(PIECE))
+            while self._bytes.read(scratch):
+                pass
 
 
 def as_descriptor(path: str, standard: Mapping[str, int]) -> int | None:
@@ -197,9 +252,10 @@ def as_descriptor(path: str, standard: Mapping[str, int]) -> int | None:
 
 
 def open_source(source: Input, *, exact: bool = False) -> Source:
-    """Open an input; ``-`` is standard input. ``exact``: leave what follows the image unread.
+    """Open an input; ``-`` is standard input. What is compressed is decompressed as it is read.
 
-    Raises :class:`InputOutputError`.
+    ``exact``: what is read is left right behind the image, and nothing is decompressed. Raises
+    :class:`InputOutputError`, and for compressed files as :func:`xenmig_np.io.compressed.unpacked` does.
     """
     if isinstance(source, int):
         return _source(source, f"descriptor {source}", owned=False, exact=exact)
@@ -223,11 +279,27 @@ def _source(fd: int, path: str, *, owned: bool, exact: bool) -> Source:
         raise InputOutputError("cannot be read", path=path, cause=error) from error
     if os.isatty(fd):
         raise Refused("is a terminal", path=path, hint="redirect it, or name a file")
-    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
-        found: Source = FileSource(fd, path, owned=owned)
-        found.drained = not exact
-        return found
-    return StreamSource(fd, path, owned=owned, exact=exact)
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        return StreamSource(fd, path, owned=owned, exact=exact)
+    found = FileSource(fd, path, owned=owned)
+    found.drained = not exact
+    return found if exact else _unpacked(found)
+
+
+def _unpacked(file: FileSource) -> Source:
+    """What is in the file, if it is compressed."""
+    begin = memoryview(bytearray(compression.LOOK))
+    with contextlib.suppress(InputOutputError):  # told by whoever reads it
+        file.read_at(file.start, begin)
+    if not bytes(begin).startswith(compression.MAGICS):
+        return file
+    from xenmig_np.io.compressed import decompressed  # noqa: PLC0415 - as above
+
+    try:
+        return decompressed(file)
+    except BaseException:
+        file.close()
+        raise
 
 
 def spool(source: Source, folder: str) -> FileSource:
