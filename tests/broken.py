@@ -66,7 +66,7 @@ def findings(data: bytes, *, pipe: bool = False, **options: Any) -> list[Finding
     with (piped if pipe else open_file)(data) as fd:
         source = open_source(fd)
         carried = recognise(source)
-        return list(Verification(source, carried.at, xl=carried.xl, **options).findings())
+        return list(Verification(source, carried.at, carried=carried, **options).findings())
 
 
 def places(found: Iterable[Finding]) -> list[tuple[str, int]]:

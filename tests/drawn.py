@@ -68,7 +68,7 @@ def twin(data: bytes, *, pipe: bool = False, **options: Any) -> Outcome:
     if pipe and options["format"] == "auto":
         options["format"] = "libxl"
     try:
-        made = plain.convert.convert(data, **options)
+        made = plain.convert.convert(data, pipe=pipe, **options)
     except plain.legacy.Invalid:
         return INVALID
     except plain.legacy.Unsupported:

@@ -73,19 +73,33 @@ class Sample:
     def stream_offset(self) -> int:
         return int(self.truth["stream_offset"] if self.ran else self.truth["image"]["stream_offset"])
 
+    def image(self) -> bytes:
+        """The file, or what lies in a carrier other than xl's."""
+        data, begin = self.unpacked(), self.stream_offset
+        if self.carrier in ("bare", "xl"):
+            return data
+        if self.carrier == "xapi2":
+            return data[begin : begin + int(self.truth["image"]["stream_len"])]
+        return data[begin:]
+
     @property
-    def covered(self) -> bool:
-        """Whether the converter takes it: an xl file or a bare image of one body that no row refuses."""
+    def whole(self) -> bool:
+        """Whether all of it is there, or a checkpoint at least, and nothing in it is refused."""
         if self.ran:
             return True
-        truth, pv = self.truth, self.truth.get("pv")
-        return (
-            truth["carrier"] in ("bare", "xl")
-            and not truth["remus"]
-            and not truth["image"]["truncated"]
-            and not truth.get("refuse")
-            and not (pv and not pv["extended_info"])
+        return not self.truth.get("refuse") and bool(
+            self.truth["remus"] or not self.truth["image"]["truncated"]
         )
+
+    @property
+    def covered(self) -> bool:
+        """Whether it is an xl file or a bare image of one body that is converted."""
+        return self.carrier in ("bare", "xl") and self.whole and not (not self.ran and self.truth["remus"])
+
+    @property
+    def compressed(self) -> bool:
+        """Whether it has checkpoints with compressed page data."""
+        return not self.ran and bool((self.truth["remus"] or {}).get("compressed"))
 
 
 def _found() -> list[Sample]:
@@ -95,6 +109,8 @@ def _found() -> list[Sample]:
 
 ALL: Final = _found()
 COVERED: Final = [sample for sample in ALL if sample.covered]
+WHOLE: Final = [sample for sample in ALL if sample.whole]
+"""Checkpointed images as well, and those in other carriers."""
 
 
 def each(samples: list[Sample], *, slow: frozenset[str] = frozenset()) -> list[Any]:

@@ -75,7 +75,7 @@ def found(path: Path, release: str | None = None) -> list[Finding | XenmigError]
     try:
         source = open_source(path)
         carried = recognise(source)
-        return list(Verification(source, carried.at, release=release, xl=carried.xl).findings())
+        return list(Verification(source, carried.at, release=release, carried=carried).findings())
     except XenmigError as error:
         return [error]
 

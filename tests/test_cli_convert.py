@@ -883,7 +883,7 @@ def test_usage_errors_show_arguments_harmlessly(arguments: tuple[str | bytes, ..
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("xenmig-np con", "convert"),
+        ("xenmig-np con", "convert\nconfig"),
         ("xenmig-np convert --tar", "--target"),
         ("xenmig-np convert --target xen", "xen-4.6\nxen-4.14"),
         ("xenmig-np convert --guest ", "pv\nhvm"),

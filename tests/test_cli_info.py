@@ -153,7 +153,7 @@ def test_v2_stream_is_named(options: dict[str, str], named: str, put: Callable[.
         (b"", 1, "beginning at 0x0: found an empty file, expected a Xen image"),
         (bytes(8192), 1, "beginning at 0x0: found 4,096 bytes of 00, expected a Xen image"),
         (b"\x1f\x8b\x08" + bytes(100), 3, "it is gzip data"),
-        (b"LinuxGuestRecord\x00\x00\x01\x00(vm (domid 1))" + bytes(100), 3, "it is a xend file"),
+        (b"LinuxGuestRecord\x00\x10\x00\x00" + bytes(range(16)) * 9, 3, "it is an image of Xen 2.0"),
         (b"ordinary text, longer than a head\n" * 9, 1, "found 6f 72 64 69"),
     ],
 )

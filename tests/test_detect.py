@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import os
 import random
@@ -54,10 +53,14 @@ def test_samples(sample: Sample) -> None:
     check(detected(sample.unpacked()[sample.stream_offset :]), sample.width, sample.guest)
 
 
+AMBIGUOUS = {"pv32-302-t32-live", "pv32-304-t32-noext"}
+"""Old images of which the whole is needed to tell the kind of guest; a user who knows it is believed."""
+
+
 @pytest.mark.parametrize("sample", each([sample for sample in ALL if sample.carrier in ("bare", "xl")]))
 def test_samples_on_a_pipe(sample: Sample) -> None:
     """There only the beginning can be seen, which of two old images does not suffice: the user is asked."""
-    if sample.name in ("pv32-302-t32-live", "pv32-304-t32-noext"):
+    if sample.name in AMBIGUOUS:
         with pytest.raises(UsageError, match="reads both as PV and as HVM"):
             detected(sample.unpacked(), pipe=True)
     else:
@@ -67,7 +70,8 @@ def test_samples_on_a_pipe(sample: Sample) -> None:
 @pytest.mark.parametrize("sample", each([sample for sample in ALL if sample.covered]))
 def test_a_wrong_override_is_refused(sample: Sample) -> None:
     other_guest = "pv" if sample.kind == "hvm" else "hvm"
-    for wrong in ({"width": 96 - sample.width}, {"guest": other_guest}):
+    certain = sample.name not in AMBIGUOUS
+    for wrong in ({"width": 96 - sample.width}, *([{"guest": other_guest}] if certain else [])):
         with open_file(sample.unpacked()) as fd, pytest.raises(UsageError, match="contradicts the image"):
             xenmig_np.info(fd, **wrong)
 
@@ -145,8 +149,6 @@ def test_a_p2m_size_like_a_magic(guest: GuestKind, width: int, magic: bytes) -> 
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("gzip data", gzip.compress(bytes(100_000), mtime=0)),
-        ("gzip data", gzip.compress(small_image("hvm").to_bytes())),
         ("compress data", b"\x1f\x9d\x90" + bytes(range(256)) * 40),
         ("a Windows or DOS program", b"MZ" + bytes(58) + b"\x80\0\0\0" + bytes(64) + b"PE\0\0" + bytes(4096)),
     ],

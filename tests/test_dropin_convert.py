@@ -316,10 +316,7 @@ def test_bytes_that_are_no_record() -> None:
 def test_second_body_is_looked_for_in_a_file_alone() -> None:
     """A sender waits for an answer, and xenopsd goes on reading there."""
     first = replace(small("pv64"), body=small("pv64").body[:-1])  # without chunk -9
-    later = b"".join(part.data for part in first.parts() if part.name.startswith("body"))
-    page = first.part("body.1.page.0").data
-    whole = first.to_bytes() + later.replace(page, b"\x99" * len(page))
-    whole += b"".join(part.data for part in first.parts()[-6:])
+    whole = replace(first, later=(replace(first, shared_info=b"\x99" * 4096),)).to_bytes()
     outcomes = []
     for given, options in ((open_file, ()), (piped, ()), (open_file, ("--skip-qemu",))):
         with given(whole) as old, open_file() as new:
@@ -327,6 +324,7 @@ def test_second_body_is_looked_for_in_a_file_alone() -> None:
             outcomes.append((done.code, os.pread(new, 1 << 20, 0)))
     alone = (0, converted(first.to_bytes(), format="libxc"))
     assert outcomes[1:] == [alone, alone]
+    assert outcomes[0] == (0, converted(whole, format="libxc"))
     assert outcomes[0] != alone
 
 
@@ -559,7 +557,7 @@ def test_command_is_installed() -> None:
 
 # ---- exit codes and error reports ------------------------------------------------------------------------
 
-TMEM = pv(body=(pieces.Control(-5), *small_image("pv64").body))
+TMEM = pv(body=(pieces.Tmem(), *small_image("pv64").body))
 MARKED = replace(small_image("hvm"), body=(pieces.Control(-99),))
 OUTCOMES: dict[str, tuple[bytes, str, int, str]] = {
     "good": (HVM, "hvm", 0, ""),

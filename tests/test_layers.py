@@ -20,7 +20,9 @@ LINES_MAX = 500
 
 COMMON: Final = {"errors", "limits", "options"}
 """Single modules that everybody may import, themselves light."""
-BELOW: Final = {"io", "wire", "carriers", "read", "conversion", "image", "sample", "verification"} | COMMON
+WORK: Final = {"io", "wire", "carriers", "read", "conversion", "image", "verification"} | COMMON
+"""What one input is read, converted and checked with."""
+BELOW: Final = {"sample", "salvage", "batch"} | WORK
 """All that the command line and the package itself hand on."""
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "errors": set(),
@@ -34,6 +36,8 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "image": {"io", "wire", "carriers", "read", "image"} | COMMON,
     "sample": {"io", "wire", "sample"} | COMMON,
     "verification": {"io", "wire", "carriers", "read", "verification"} | COMMON,
+    "salvage": {"salvage"} | WORK,
+    "batch": {"batch"} | WORK,
     "testing": {"testing"},
     "cli": {"cli", "__init__", *BELOW},
     "__main__": {"cli"},
@@ -129,7 +133,7 @@ def test_packages_of_others(path: Path) -> None:
 
 def is_testing(path: Path, top: str) -> bool:
     """Strategies are there for whoever has hypothesis."""
-    return top == "hypothesis" and name_of(path) == "testing/strategies.py"
+    return top == "hypothesis" and name_of(path) in {"testing/strategies.py", "testing/checkpoints.py"}
 
 
 FIRST = [path for path in FILES if layer_of(path) in WITHOUT_NUMPY and name_of(path) not in FOR_WORK]

@@ -533,21 +533,108 @@ def test_unknown_chunks(number: int) -> None:
         parse(hvm(chunk(number)), 64, "hvm")
 
 
-@pytest.mark.parametrize("number", [-5, -6, -12, -13])
-def test_chunks_of_later_versions(number: int) -> None:
-    with pytest.raises(Unsupported, match="chunk"):
-        parse(hvm(chunk(number)), 64, "hvm")
+# ------------------------------------------------------------------------------ tmem
 
 
-@pytest.mark.parametrize("signature", [b"QemuDeviceModelRecord", b"RemusDeviceModelState"])
-def test_other_device_model_records(signature: bytes) -> None:
-    with pytest.raises(Unsupported, match="device-model record"):
-        parse(hvm(record=signature + RECORD[21:]), 64, "hvm")
+def pool(number: int, flags: int, count: int, body: bytes = b"") -> bytes:
+    return struct.pack("<3I", number, flags, count) + bytes(16) + body
 
 
-def test_pv_image_without_extended_information() -> None:
-    with pytest.raises(Unsupported, match="extended information"):
-        parse(struct.pack("<QQ", 0x100, 5) + pv()[16:], 64, "pv")
+def entry(oid: bytes, size: int = 4096) -> bytes:
+    return oid + struct.pack("<I", 7) + b"\x5a" * size
+
+
+def tmem(*pools: bytes, ones: int = 0xFFFFFFFF) -> bytes:
+    return struct.pack("<i7I", -5, 1, 16, ones, 0, 0, 0, ones) + b"".join(pools) + b"\xff" * 4
+
+
+def tmem_extra(*oids: bytes) -> bytes:
+    entries = (struct.pack("<I", 3) + oid + struct.pack("<I", 9) for oid in oids)
+    return struct.pack("<i", -6) + b"".join(entries) + b"\xff" * 4
+
+
+PAGE_9 = batch((0, 9, filled(9)))
+
+
+@pytest.mark.parametrize("size", [8, 24])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param(lambda _: [tmem()], id="no pool"),
+        pytest.param(lambda oid: [tmem(pool(0, 1, 2, entry(oid) * 2), pool(1, 0, 0))], id="two pools"),
+        pytest.param(lambda oid: [tmem(pool(0, 0x21, 1, entry(oid, 16384)))], id="larger pages"),
+        pytest.param(lambda oid: [tmem(pool(0, 1, 9, entry(oid) + b"\xff" * len(oid)))], id="early end"),
+        pytest.param(lambda oid: [tmem(pool(0, 1, 1, entry(oid))), tmem_extra(oid, oid)], id="-6 too"),
+        pytest.param(lambda _: [tmem_extra()], id="-6 alone"),
+    ],
+)
+def test_tmem_is_dropped_if_wanted(chunks: Callable[[bytes], list[bytes]], size: int) -> None:
+    there = chunks(b"\x11" * size)
+    with pytest.raises(Unsupported, match="tmem"):
+        records(pv(*there, PAGE_9), "pv")
+    assert records(pv(*there, PAGE_9), "pv", drop_tmem=True) == records(pv(PAGE_9), "pv")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(tmem(ones=0), id="separator"),
+        pytest.param(tmem(pool(0, 0x31, 1, entry(bytes(8), 32768))), id="page size"),
+        pytest.param(tmem(pool(0, 1, 2, entry(bytes(8)))), id="a page too few"),
+        pytest.param(tmem_extra(bytes(24))[:-4], id="no end"),
+    ],
+)
+def test_bad_tmem(bad: bytes) -> None:
+    with pytest.raises(Invalid, match="tmem"):
+        parse(pv(bad, PAGE_9), 64, "pv", drop_tmem=True)
+
+
+# ------------------------------------------------------------------------------ generations
+
+
+QEVM = b"QEVM\0\0\0"
+LENGTH_8 = struct.pack(">Q", 3)
+
+
+@pytest.mark.parametrize(
+    ("record", "state"),
+    [
+        pytest.param(b"RemusDeviceModelState" + struct.pack("<I", 3) + b"dev", b"dev", id="Remus"),
+        pytest.param(b"QemuDeviceModelRecord\n" + struct.pack(">I", 3) + b"dev", b"dev", id="XenServer"),
+        pytest.param(b"QemuDeviceModelRecord" + QEVM + b"\3dev\0", QEVM + b"\3dev\0", id="to the end"),
+        pytest.param(
+            b"QemuDeviceModelRecord" + QEVM + b"\2" + LENGTH_8 + b"dev", QEVM + b"\2" + LENGTH_8 + b"dev",
+            id="its own length",
+        ),
+        pytest.param(b"QemuDeviceModelRecord" + QEVM + b"\2dev", QEVM + b"\2dev", id="too short for one"),
+    ],
+)  # fmt: skip
+def test_d7_device_model_records(record: bytes, state: bytes) -> None:
+    libxc = convert(hvm(record=record), width=64, guest="hvm", target="xen-4.6", format="libxc")
+    assert libxc.endswith(bytes(8) + record)
+    libxl = convert(hvm(record=record), width=64, guest="hvm", target="xen-4.6", format="libxl")
+    body = bytes(8) + state
+    assert libxl.endswith(struct.pack("<II", 3, len(body)) + body + bytes(-len(body) % 8) + bytes(8))
+
+
+def test_d7_what_follows_a_state_of_known_length_is_no_part_of_it() -> None:
+    record = b"QemuDeviceModelRecord" + QEVM + b"\2" + LENGTH_8 + b"dev"
+    data = hvm(LAST, record=record)
+    assert parse(data + bytes(99), 64, "hvm").end == len(data)
+    with pytest.raises(Invalid):
+        parse(data[:-1], 64, "hvm")
+
+
+@pytest.mark.parametrize("context", [2800, 5168])
+def test_d30_pv_image_without_extended_information(context: int) -> None:
+    word, width = {2800: ("I", 32), 5168: ("Q", 64)}[context]
+    data = struct.pack(f"<{word}{word}iI", 0x100, 5, 0, 0) + b"\xc3" * context + filled(0x51)
+    image = parse(data, width, "pv")
+    assert image.pv is not None
+    assert (image.pv.guest_width, image.pv.levels) == {2800: (4, 3), 5168: (8, 4)}[context]
+    assert (image.pv.frames, len(image.pv.vcpus), image.online) == ((5,), 1, (0,))
+    (vcpu,) = image.pv.vcpus
+    assert (vcpu.context, vcpu.extended, vcpu.xsave) == (b"\xc3" * context, None, None)
 
 
 def two_level(*pages: Word, cr3: int, p2m_size: int = 0x100) -> bytes:
@@ -578,17 +665,103 @@ def test_d29_cr3_folded_as_pae_does() -> None:
         parse(two_level((L2, 0x100003, table()), cr3=0x3001, p2m_size=0x100100), 64, "pv")
 
 
+# ------------------------------------------------------------------------------ checkpoints
+
+
+def later(image: Callable[..., bytes], *chunks: bytes, **options: Any) -> bytes:
+    """A checkpoint behind the first: `image` without what precedes its body."""
+    size = len(image()) - len(image()[image().rindex(chunk(0) + tail_of(image)) :])
+    return image(*chunks, **options)[size:]
+
+
+def tail_of(image: Callable[..., bytes]) -> bytes:
+    return struct.pack("<QQQ", 5, 6, 7) if image is hvm else struct.pack("<I", 0) + b"\xc0" * 16
+
+
+ONLINE = vcpu_map(0, 1)
+
+
 @pytest.mark.parametrize(("image", "guest"), [(pv, "pv"), (hvm, "hvm")])
-def test_d28_second_bodies(image: Callable[..., bytes], guest: str) -> None:
-    page = batch((0, 3, filled(1)))
-    first = image(page, vcpu_map(0, 1))
-    later = first[first.index(page) :]
-    with pytest.raises(Unsupported, match="second body"):
-        parse(first + later, 64, guest)
-    for trailing in (later[:-1], bytes(16384), b"\xff" * 8):
+def test_d28_checkpoints(image: Callable[..., bytes], guest: str) -> None:
+    page, other = batch((0, 3, filled(1))), batch((0, 3, filled(2)))
+    first = image(page, ONLINE)
+    second = first + later(image, other, ONLINE)
+    found = parse(second, 64, guest)
+    assert (found.checkpoints, found.end) == (2, len(second))
+    assert words(second, guest) == [[(0, 3, filled(1))], [(0, 3, filled(2))]]
+    third = later(image, batch((0, 4, filled(3))), ONLINE)
+    for size in range(0, len(third), 7):
+        assert parse(second + third[:size], 64, guest).body == found.body
+    for trailing in (bytes(16384), b"\xff" * 8, later(image, other)):  # the last has no chunk -2
         assert parse(first + trailing, 64, guest).end == len(first)
-    closed = image(page, vcpu_map(0, 1), LAST)
-    assert parse(closed + later, 64, guest).end == len(closed)
+    closed = image(page, ONLINE, LAST)
+    assert parse(closed + third, 64, guest).end == len(closed)
+
+
+def test_d28_the_last_tail_counts() -> None:
+    data = pv(PAGE_9, ONLINE, unmapped=[9], vcpus=contexts(1))
+    data += later(pv, vcpu_map(1, 3), vcpus=contexts(2, 3), unmapped=[4])
+    image = parse(data, 64, "pv")
+    assert image.pv is not None
+    assert (image.online, image.pv.unmapped) == ((0, 1), (4,))
+    assert [vcpu.context for vcpu in image.pv.vcpus] == [contexts(2), contexts(3)]
+    assert words(data) == [[(0, 9, filled(9))]]  # listed before, and no more
+
+
+def test_d28_parameters_and_toolstack_data() -> None:
+    data = hvm(param(-3, 1), param(-8, 2), param(-3, 3), toolstack(physmap(b"a\0")), ONLINE)
+    data += later(hvm, ONLINE, param(-3, 4), param(-11, 5), toolstack(physmap(b"b\0")))
+    image = parse(data + later(hvm, ONLINE, record=RECORD[:-1] + b"x"), 64, "hvm")
+    assert image.params == ((-3, 1), (-8, 2), (-3, 4), (-11, 5))
+    assert [blob[36:38] for blob in image.toolstack] == [b"b\0"]
+    assert image.hvm is not None
+    assert image.hvm.record is not None
+    assert image.hvm.record.state == b"dex"
+
+
+COMPRESSION = chunk(-13)
+
+
+def encoded(*pages: bytes) -> bytes:
+    data = b"".join(pages)
+    return struct.pack("<iQ", -12, len(data)) + data
+
+
+def heads(*pfns: int) -> bytes:
+    return raw_batch(*pfns)
+
+
+WORD_2 = b"\x82\x01\x11\x22\x33\x44" + b"\xff" * 8 + b"\x85"
+
+
+def test_compressed_checkpoints() -> None:
+    data = hvm(batch((0, 3, filled(1)), (0, 4, filled(2))), ONLINE, COMPRESSION)
+    data += later(hvm, heads(3, 0xE0000005, 4), encoded(b"\x80" + filled(7), WORD_2), ONLINE)
+    changed = filled(2)[:8] + b"\x11\x22\x33\x44" + filled(2)[12:]
+    assert words(data, "hvm")[1:] == [[(0, 3, filled(7)), (XALLOC, 5, None), (0, 4, changed)]]
+    data += later(hvm, heads(4), encoded(b""), heads(3), encoded(b"\0"), encoded(b"\0!"), ONLINE)
+    assert words(data, "hvm")[2:] == [[(0, 4, changed)], [(0, 3, filled(7))]]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param([heads(3), encoded()], id="no data"),
+        pytest.param([heads(3), encoded(b"\x81" + WORD_2)], id="beyond the page"),
+        pytest.param([heads(3), encoded(b"\x82\x80")], id="a run of no words"),
+        pytest.param([heads(5), encoded(b"\0")], id="no base"),
+        pytest.param([encoded(b"\0"), heads(3)], id="data before its batch"),
+        pytest.param([heads(3), struct.pack("<iQ", -12, 1 << 25)], id="length"),
+    ],
+)
+def test_bad_compressed_checkpoints_are_dropped(bad: list[bytes]) -> None:
+    data = hvm(batch((0, 3, filled(1))), ONLINE, COMPRESSION)
+    assert parse(data + later(hvm, *bad, ONLINE), 64, "hvm").end == len(data)
+
+
+def test_compressed_data_in_a_plain_body() -> None:
+    with pytest.raises(Invalid, match="not compressed"):
+        parse(hvm(COMPRESSION, encoded(b"\0")), 64, "hvm")
 
 
 def test_a_record_behind_a_pv_guest_is_dropped() -> None:

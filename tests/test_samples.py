@@ -16,7 +16,21 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from conftest import open_file
 from drawn import TARGETS, converted, twin
-from real import ALL, BROKEN, COVERED, PAGE, XALLOC, XTAB, Memory, Sample, Stream, each, memory, taken_apart
+from real import (
+    ALL,
+    BROKEN,
+    COVERED,
+    PAGE,
+    WHOLE,
+    XALLOC,
+    XTAB,
+    Memory,
+    Sample,
+    Stream,
+    each,
+    memory,
+    taken_apart,
+)
 
 import xenmig_np
 from xenmig_np.errors import ExitCode, XenmigError
@@ -91,11 +105,11 @@ def physmaps(stream: Stream) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("target", ["xen-4.6", "xen-4.14"])
-@pytest.mark.parametrize("sample", each([sample for sample in COVERED if not sample.ran]))
+@pytest.mark.parametrize("sample", each([sample for sample in WHOLE if not sample.ran]))
 def test_guest_is_the_same(sample: Sample, target: str) -> None:
-    data, truth = sample.unpacked(), sample.truth
-    assert sha256(data) == truth["image"]["sha256"]
-    made = converted(data, target=target)
+    truth = sample.truth
+    assert sha256(sample.unpacked()) == truth["image"]["sha256"]
+    made = converted(sample.image(), target=target, format="libxl")
     assert isinstance(made, bytes)
     stream = taken_apart(made)
     assert stream.version == {"xen-4.6": 2, "xen-4.14": 3}[target]
@@ -257,41 +271,34 @@ def _pv_ran(stream: Stream, found: Memory, data: bytes, truth: dict[str, Any]) -
 # ------------------------------------------------------------------------------------------------ all else
 
 
-@pytest.mark.parametrize("sample", each(COVERED, slow=LARGE))
+AMBIGUOUS: Final = frozenset({"pv32-302-t32-live", "pv32-304-t32-noext"})
+"""Their beginnings read as HVM too, and a pipe is not read further to find out."""
+
+
+@pytest.mark.parametrize("sample", each(WHOLE, slow=LARGE))
 def test_the_plain_twin_agrees(sample: Sample) -> None:
-    data = sample.unpacked()
+    data = sample.image()
     shape: dict[str, Any] = {"width": sample.width, "guest": sample.kind}
     for target in TARGETS:
         assert converted(data, target=target) == twin(data, target=target, format="libxl", **shape)
     wanted = {"target": "xen-4.6", "format": "libxl"} | shape
-    assert converted(data, pipe=True, target="xen-4.6") == twin(data, pipe=True, **wanted)
+    said = shape if sample.name in AMBIGUOUS else {}
+    assert converted(data, pipe=True, target="xen-4.6", **said) == twin(data, pipe=True, **wanted)
 
 
 REFUSED: Final = {
     "cut-hvm-45-t64": (ExitCode.INVALID, "page batch 0, pages at 0xca4: found the end of the input"),
     "cut-pv64-45-t64": (ExitCode.INVALID, "shared info page at 0x194a74: found the end of the input"),
-    "*-xend*": (ExitCode.UNSUPPORTED, "a xend file"),
-    "pv32-304-t32-2level": (ExitCode.UNSUPPORTED, "a xend file"),
-    "*-xapi": (ExitCode.UNSUPPORTED, "a XenServer (xapi) suspend image"),
-    "*-xapi2": (ExitCode.UNSUPPORTED, "a structured XenServer (xapi) suspend image"),
-    "*-libvirt": (ExitCode.UNSUPPORTED, "a libvirt file of a Xen guest"),
-    "hvm-41-t64-remus": (ExitCode.UNSUPPORTED, "device-model record RemusDeviceModelState of Remus"),
-    "*-remus": (ExitCode.UNSUPPORTED, "second body at 0x"),
-    "*-remus-cut": (ExitCode.UNSUPPORTED, "second body at 0x"),
-    "*-remus-comp*": (ExitCode.UNSUPPORTED, "a checkpointed (Remus) image with compressed page data"),
     "*-tmem*": (ExitCode.UNSUPPORTED, "transcendent memory (tmem)"),
-    "pv32-33-t32-2level": (ExitCode.UNSUPPORTED, "two-level page tables"),
-    "pv32-302-t32-live": (ExitCode.UNSUPPORTED, "a PV image without extended info"),
-    "pv*-noext": (ExitCode.UNSUPPORTED, "a PV image without extended info"),
-    "pv64-303-t64-live": (ExitCode.UNSUPPORTED, "a PV image without extended info"),
+    "pv32-*-t32-2level": (ExitCode.UNSUPPORTED, "two-level page tables"),
 }
 """Samples of other kinds by the pattern of their names, first match: exit code, and words of the reason."""
 
 
-@pytest.mark.parametrize("sample", each([sample for sample in ALL if not sample.covered]))
+@pytest.mark.parametrize("sample", each([sample for sample in ALL if not sample.whole]))
 def test_others_are_refused_by_name(sample: Sample) -> None:
     code, words = next(row for pattern, row in REFUSED.items() if fnmatch(sample.name, pattern))
-    with open_file(sample.unpacked()) as old, open_file() as new, pytest.raises(XenmigError) as caught:
+    with open_file(sample.image()) as old, open_file() as new, pytest.raises(XenmigError) as caught:
         xenmig_np.convert(old, new)
     assert caught.value.exit_code == code
     assert words in str(caught.value)

@@ -56,7 +56,7 @@ def findings(data: bytes, **options: Any) -> list[Finding]:
     with open_file(data) as fd:
         source = open_source(fd)
         carried = recognise(source)
-        return list(Verification(source, carried.at, xl=carried.xl, **options).findings())
+        return list(Verification(source, carried.at, carried=carried, **options).findings())
 
 
 def of_ours(found: Iterable[Finding]) -> list[Finding]:

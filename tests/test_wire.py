@@ -11,7 +11,7 @@ import pytest
 
 from xenmig_np import wire
 from xenmig_np.options import TargetName
-from xenmig_np.wire import hvm, legacy, libxc, libxl, pages, qemu, targets, vcpu, xl
+from xenmig_np.wire import hvm, legacy, libxc, libxl, pages, qemu, targets, vcpu, xapi, xl
 from xenmig_np.wire.hvm import HvmParam
 from xenmig_np.wire.legacy import Guest, Payload
 from xenmig_np.wire.pages import PageType
@@ -33,6 +33,8 @@ SIZES = {
     ("legacy", "BLOCK_HEAD"): 8,
     ("legacy", "XCNT"): 4,
     ("legacy", "HVM_TAIL"): 28,  # legacy 7.2
+    ("legacy", "TMEM_HEAD"): 28,  # legacy 6
+    ("legacy", "TMEM_POOL"): 24,
     ("legacy", "UNMAPPED_HEAD"): 4,  # legacy 7.1
     ("vcpu", "CONTEXT_64"): 0x1430,  # legacy 2.2, 7.1
     ("vcpu", "CONTEXT_32"): 0xAF0,
@@ -48,6 +50,9 @@ SIZES = {
     ("qemu", "STATE_V2_HEAD"): 16,
     ("xl", "HEADER"): 48,  # v2 10
     ("xl", "CONFIG_LENGTH"): 4,
+    ("xend", "HEADER"): 20,  # containers 2.1
+    ("libvirt", "HEADER"): 64,  # containers 3.1
+    ("xapi", "RECORD_HEAD"): 16,  # containers 4.2
     ("libxc", "IMAGE_HEADER"): 24,  # v2 3
     ("libxc", "DOMAIN_HEADER"): 16,  # v2 4
     ("libxc", "RECORD_HEADER"): 8,  # v2 5
@@ -111,6 +116,14 @@ OFFSETS: dict[tuple[str, str], tuple[tuple[str, int, int], ...]] = {
         ("cpuid", 16, 4),
         ("gtsc_khz", 20, 4),
     ),
+    ("xend", "HEADER"): (("magic", 0, 16), ("config_length", 16, 4)),
+    ("libvirt", "HEADER"): (
+        ("magic", 0, 16),
+        ("version", 16, 4),
+        ("xml_length", 20, 4),
+        ("unused", 24, 40),
+    ),
+    ("xapi", "RECORD_HEAD"): (("type", 0, 8), ("length", 8, 8)),
     ("xl", "HEADER"): (
         ("magic", 0, 32),
         ("byteorder", 32, 4),
@@ -153,6 +166,7 @@ OFFSETS: dict[tuple[str, str], tuple[tuple[str, int, int], ...]] = {
 BIG_ENDIAN = {
     *(("libxc", "IMAGE_HEADER"), ("libxl", "HEADER")),
     *(("qemu", "STATE_HEAD"), ("qemu", "STATE_V2_HEAD")),
+    ("xend", "HEADER"),
 }
 """The structures that begin a stream, and QEMU's; all else is little-endian (v2-stream.md 1)."""
 
@@ -260,7 +274,7 @@ PARAMETERS = {
     -20: 33,
     -21: 36,
 }
-REFUSED = {-5, -6, -12, -13}
+REFUSED = {-5, -6}
 PAYLOAD_SIZES = {
     # bytes of a chunk with its id, where they are fixed
     Payload.NOTHING: 4,
@@ -336,6 +350,23 @@ def test_xl_header() -> None:
     assert (len(xl.MAGIC), xl.MAGIC[:28]) == (32, b"Xen saved domain, xl format\n")
     assert np.array(xl.BYTEORDER, "<u4").tobytes() == bytes.fromhex("04030201")
     assert (xl.FLAG_JSON, xl.FLAG_STREAM_V2) == (1, 2)
+
+
+def test_records_of_xapi() -> None:
+    rows = {row.name: (int(row.type), row.stream) for row in xapi.RECORDS}
+    assert rows == {
+        "Xenops": (0xF, None),
+        "Libxc": (0xF0, "libxc"),
+        "Libxl": (0xF1, "libxl"),
+        "Libxc_legacy": (0xF2, "legacy"),
+        "Qemu_trad": (0xF00, None),
+        "Qemu_xen": (0xF01, None),
+        "Demu": (0xF10, None),
+        "Varstored": (0xF11, None),
+        "Swtpm0": (0xF12, None),
+        "Swtpm": (0xF13, None),
+        "End_of_image": (0xFFFF, None),
+    }
 
 
 def test_device_model_signatures() -> None:

@@ -10,7 +10,7 @@ import pytest
 from conftest import sample as synthetic
 from drawn import converted
 from judge import judged
-from real import COVERED, PAGE, Sample, each, memory, taken_apart
+from real import PAGE, WHOLE, Sample, each, memory, taken_apart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,8 @@ def odd(sample: Sample) -> list[str]:
     truth, concerns = sample.truth, []
     if sample.guest == "pv32" and (sample.ran or sample.width == 64):
         concerns.append("page tables: ")  # 64-bit tools leave entries of Xen's own area in, with pfn 0
+    if sample.name == "pv64-303-t64-live":
+        concerns.append("page tables: ")  # an entry of this guest maps its descriptor table writable
     if sample.ran:
         return concerns
     online = truth["guest"]["vcpus_online"]
@@ -72,9 +74,9 @@ def odd(sample: Sample) -> list[str]:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("sample", each(COVERED))
+@pytest.mark.parametrize("sample", each(WHOLE))
 def test_samples(sample: Sample, target: str, tmp_path: Path) -> None:
-    stream = converted(sample.unpacked(), target=target)
+    stream = converted(sample.image(), target=target, format="libxl")
     assert isinstance(stream, bytes)
     report, crcs = restored(stream, tmp_path)
     assert len(report["concerns"]) == len(odd(sample))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from .legacy import (
     MIB,
-    SUPPORTED_SIGNATURE,
     TABLE_TYPES,
     XTAB,
     Batch,
@@ -69,22 +68,24 @@ def convert(
     target: str,
     format: str = "auto",  # noqa: A002 - the name of the option
     skip_qemu: bool = False,
+    drop_tmem: bool = False,
+    pipe: bool = False,
 ) -> bytes:
     """The converted stream of a bare legacy image, or of one behind an xl header.
 
     width 32 or 64, guest "pv" or "hvm", target a key of TARGETS, format "libxc", "libxl" or "auto"
-    (containers.md 9.4). skip_qemu matters with "libxc" only: nothing behind the tail is read or written.
+    (containers.md 9.4). skip_qemu matters with "libxc" only: the device-model record is not written.
 
     Raises Invalid and Unsupported.
     """
     numbering = TARGETS[target]
     xl, at = _xl_header(data)
-    image = parse(data, width, guest, at, record=not (skip_qemu and format == "libxc"))
+    image = parse(data, width, guest, at, drop_tmem=drop_tmem, pipe=pipe)
     if format == "auto":
         bare_without_record = not xl and image.hvm is not None and image.hvm.record is None
         format = "libxc" if bare_without_record else "libxl"  # noqa: A001 - as above
     if format == "libxc":
-        return xl + _libxc(image, numbering) + _qemu_tail(image)
+        return xl + _libxc(image, numbering) + (b"" if skip_qemu else _qemu_tail(image))
     return _with_flag(xl, numbering.xl_flag) + _libxl(image, numbering)
 
 
@@ -269,7 +270,7 @@ def _qemu_tail(image: Image) -> bytes:
     """19.9: the record as it came, behind the END record and not padded."""
     if image.hvm is None or image.hvm.record is None:
         return b""
-    return SUPPORTED_SIGNATURE + struct.pack("<I", len(image.hvm.record)) + image.hvm.record
+    return image.hvm.record.head + image.hvm.record.state
 
 
 # ------------------------------------------------------------------------------------------------ libxl
@@ -288,7 +289,7 @@ def _libxl(image: Image, target: Target) -> bytes:
     elif pairs := b"".join(_physmap_pairs(blob, image.width) for blob in blobs):
         records.append(_record(target.xenstore, bytes(8) + pairs))
     if image.hvm is not None and image.hvm.record is not None:
-        records.append(_record(target.emulator_context, bytes(8) + image.hvm.record))
+        records.append(_record(target.emulator_context, bytes(8) + image.hvm.record.state))
     records.append(_record(END))
     return b"".join(records)
 

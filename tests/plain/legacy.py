@@ -1,10 +1,12 @@
-"""Read a legacy image of one body, from its first byte to its last (legacy-stream.md)."""
+"""Read a legacy image, from its first byte to its last (legacy-stream.md)."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from . import delta, tmem
 
 PAGE = 4096
 MAX_P2M_SIZE = 1 << 28  # a legacy word has 28 bits for the pfn
@@ -24,8 +26,9 @@ CONTEXT_LEVELS = {2800: (4, 3), 5168: (8, 4)}
 """Size of a vcpu context: width of the guest in bytes, levels of its page tables (section 2.2)."""
 EXTENDED_SIZE = 128
 
-SIGNATURES = (b"QemuDeviceModelRecord", b"DeviceModelRecord0002", b"RemusDeviceModelState")
-SUPPORTED_SIGNATURE = SIGNATURES[1]
+XEND_SIGNATURE = b"QemuDeviceModelRecord"
+SIGNATURES = (XEND_SIGNATURE, b"DeviceModelRecord0002", b"RemusDeviceModelState")
+SIGNATURE_SIZE = 21
 
 
 class Invalid(Exception):
@@ -33,7 +36,7 @@ class Invalid(Exception):
 
 
 class Unsupported(Exception):
-    """The image may be valid, but the first version of the converter refuses it."""
+    """The image may be valid, but the converter refuses it."""
 
 
 class Word(NamedTuple):
@@ -88,19 +91,30 @@ class Pv:
 
 
 @dataclass(frozen=True)
+class Record:
+    """A device-model record; head is what stands before the state, signature and length (section 7.3)."""
+
+    head: bytes
+    state: bytes
+
+
+@dataclass(frozen=True)
 class Hvm:
-    """The HVM tail; record is the state of the device model, None where the image ends without one."""
+    """The HVM tail; record is None where the image ends without one."""
 
     ioreq: int
     bufioreq: int
     store: int
     context: bytes
-    record: bytes | None
+    record: Record | None
 
 
 @dataclass(frozen=True)
 class Image:
-    """A legacy image; `end` is the offset behind its last byte, `params` are (chunk id, value) pairs."""
+    """A legacy image; `end` is the offset behind its last byte, `params` are (chunk id, value) pairs.
+
+    `body` has the items of all checkpoints that count, the rest is what counts in the end (19.14).
+    """
 
     guest: str
     width: int  # bits of the toolstack's unsigned long
@@ -111,6 +125,7 @@ class Image:
     online: tuple[int, ...]
     pv: Pv | None
     hvm: Hvm | None
+    checkpoints: int
     end: int
 
 
@@ -138,7 +153,7 @@ class _Input:
         return self.numbers(f"{count}{self.ulong}")
 
     def left(self) -> bytes:
-        return self.data[self.at : self.at + len(SUPPORTED_SIGNATURE)]
+        return self.data[self.at : self.at + SIGNATURE_SIZE]
 
 
 @dataclass
@@ -158,45 +173,118 @@ class _Body:
     toolstack: list[bytes] = field(default_factory=list)
     online: tuple[int, ...] | None = None
     last: bool = False  # chunk -9: no other body follows
+    tmem: bool = False
+    compression: bool = False  # chunk -13: the next body is compressed
 
 
-def parse(data: bytes, width: int, guest: str, at: int = 0, *, record: bool = True) -> Image:
+@dataclass(frozen=True)
+class _Rules:
+    """What is asked for, and how the input can be read."""
+
+    guest: str
+    drop_tmem: bool
+    pipe: bool
+
+
+@dataclass
+class _State:
+    """What counts of the checkpoints so far."""
+
+    p2m_size: int
+    head: _Head | None
+    rules: _Rules
+    checkpoints: int = 0
+    items: list[Item] = field(default_factory=list)
+    params: list[tuple[int, int]] = field(default_factory=list)
+    toolstack: list[bytes] = field(default_factory=list)
+    online: tuple[int, ...] = (0,)  # D3
+    pv: Pv | None = None
+    hvm: Hvm | None = None
+    last: bool = False
+    compressed: bool = False
+    pages: dict[int, bytes] = field(default_factory=dict)
+    """The last copy of each page."""
+
+
+def parse(
+    data: bytes, width: int, guest: str, at: int = 0, *, drop_tmem: bool = False, pipe: bool = False
+) -> Image:
     """The image of `guest` ("pv", "hvm") at offset `at`, saved by a toolstack of `width` bits (32, 64).
 
-    record=False reads nothing behind the first tail, as a converter that skips the device model does.
-    Raises Invalid and Unsupported.
+    `pipe`: tmem and compressed checkpoints cannot be read from one. Raises Invalid and Unsupported.
     """
     source = _Input(data, at, {32: "I", 64: "Q"}[width])
     p2m_size = source.number(source.ulong)
     if not 1 <= p2m_size <= MAX_P2M_SIZE:
         raise Invalid(f"p2m_size {p2m_size:#x}")  # D12
     head = _pv_head(source, p2m_size) if guest == "pv" else None
-
-    body = _body(source, p2m_size, guest)
-    pv, hvm = _tail(source, p2m_size, head, body, record=record)
-    if pv is not None and pv.guest_width == 4:
-        _refuse_two_levels(pv, body.items)
-    if record and not body.last:
-        _refuse_second_body(_Input(data, source.at, source.ulong), p2m_size, guest, head)
+    state = _State(p2m_size, head, _Rules(guest, drop_tmem, pipe))
+    _checkpoint(source, state)
+    while not state.last and source.at < len(data):
+        if state.compressed and pipe:
+            raise Unsupported("compressed checkpoints, from a pipe")
+        ahead = _Input(data, source.at, source.ulong)
+        try:
+            _checkpoint(ahead, state)
+        except Invalid:
+            break  # incomplete: dropped as a whole, or no checkpoint at all (section 1.1)
+        source.at = ahead.at
     return Image(
         guest=guest,
         width=width,
         p2m_size=p2m_size,
-        body=tuple(body.items),
-        params=tuple(body.params),
-        toolstack=tuple(body.toolstack),
-        online=_online(body),
-        pv=pv,
-        hvm=hvm,
+        body=tuple(state.items),
+        params=tuple(state.params),
+        toolstack=tuple(state.toolstack),
+        online=state.online,
+        pv=state.pv,
+        hvm=state.hvm,
+        checkpoints=state.checkpoints,
         end=source.at,
     )
 
 
+def _checkpoint(source: _Input, state: _State) -> None:
+    """Read one, and let it count when it is complete; else `state` stays as it is (19.14)."""
+    pages = dict(state.pages)
+    body = _body(source, state, pages)
+    if state.checkpoints and body.online is None:
+        raise Invalid("no chunk -2 in a later body")  # padding with zeros has none
+    online = state.online if body.online is None else body.online
+    pv, hvm = _tail(source, state.p2m_size, state.head, online)
+
+    later = state.checkpoints > 0
+    state.checkpoints += 1
+    state.items += body.items
+    if body.tmem and not state.rules.drop_tmem:
+        raise Unsupported("tmem")
+    for param in body.params:
+        _put(state.params, param, replacing=later)
+    if body.toolstack:
+        state.toolstack = body.toolstack
+    state.online, state.pv, state.hvm, state.last, state.pages = online, pv, hvm, body.last, pages
+    state.compressed |= body.compression
+    if pv is not None and pv.guest_width == 4:
+        _refuse_two_levels(pv, state.items)
+
+
+def _put(params: list[tuple[int, int]], param: tuple[int, int], *, replacing: bool) -> None:
+    """A parameter of a later body takes the place of the last one of its kind."""
+    places = [place for place, (chunk, _) in enumerate(params) if chunk == param[0]]
+    if replacing and places:
+        params[places[-1]] = param
+    else:
+        params.append(param)
+
+
 def _pv_head(source: _Input, p2m_size: int) -> _Head:
     """Extended information and p2m frame list (sections 2.2, 2.3)."""
-    if source.number(source.ulong) != (1 << 8 * struct.calcsize("<" + source.ulong)) - 1:
-        raise Unsupported("PV image without extended information")  # D30
-    head = _extended_information(source)
+    word = struct.calcsize("<" + source.ulong)
+    if source.data[source.at : source.at + word] == b"\xff" * word:
+        source.take(word)
+        head = _extended_information(source)
+    else:  # D30: the guest has the width of the toolstack
+        head = _Head({4: 2800, 8: 5168}[word], extended=False, xsave=False)
     guest_width, _ = CONTEXT_LEVELS[head.context_size]
     per_frame = PAGE // guest_width
     head.frames = source.ulongs(-(-p2m_size // per_frame))
@@ -239,12 +327,15 @@ def _extended_information(source: _Input) -> _Head:
     return _Head(context_size, extended, xsave)
 
 
-def _body(source: _Input, p2m_size: int, guest: str) -> _Body:
-    """Chunks up to the 0 that ends them (section 3)."""
+def _body(source: _Input, state: _State, pages: dict[int, bytes]) -> _Body:
+    """Chunks up to the 0 that ends them (section 3); `pages` takes the copies of the body."""
     body = _Body()
+    encoded = _Encoded(pages) if state.compressed else None
     while (chunk := source.number("i")) != END:
         if 1 <= chunk <= MAX_BATCH:
-            body.items.append(_batch(source, p2m_size, chunk))
+            batch = _batch(source, state.p2m_size, chunk, encoded)
+            body.items.append(batch)
+            pages.update({word.pfn: word.page for word in batch.words if word.page is not None})
         elif chunk == VERIFY:
             body.items.append(Verify())
         elif chunk == VCPU_INFO:
@@ -261,17 +352,80 @@ def _body(source: _Input, p2m_size: int, guest: str) -> _Body:
         elif chunk in PARAM_CHUNKS:
             _, value = source.numbers("IQ")
             body.params.append((chunk, value))
-        elif chunk in (TMEM, TMEM_EXTRA, COMPRESSED_DATA, ENABLE_COMPRESSION):
-            raise Unsupported(f"chunk {chunk}")
+        elif chunk in (TMEM, TMEM_EXTRA):
+            _tmem(source, chunk, state, body)
+        elif chunk == ENABLE_COMPRESSION:
+            body.compression = True
+        elif chunk == COMPRESSED_DATA:
+            if encoded is None:
+                raise Invalid("compressed data in a body that is not compressed")
+            (size,) = source.ulongs(1)
+            if size > 16 * MIB:
+                raise Invalid(f"compressed data of {size} bytes")
+            encoded.data += source.take(size)
+            encoded.decode()
         else:
             raise Invalid(f"chunk {chunk} before {source.at:#x}")
-    if guest == "pv" and body.params:
+    if state.rules.guest == "pv" and body.params:
         raise Invalid("HVM parameters in a PV image")
+    if encoded is not None:
+        body.items = [encoded.filled(item) for item in body.items]
     return body
 
 
-def _batch(source: _Input, p2m_size: int, count: int) -> Batch:
-    """Words, then a page for each whose type carries data (section 4)."""
+def _tmem(source: _Input, chunk: int, state: _State, body: _Body) -> None:
+    if state.rules.pipe:
+        raise Unsupported("tmem, from a pipe")
+    try:
+        source.at = tmem.end(source.data, source.at, chunk)
+    except tmem.Invalid as error:
+        raise Invalid("tmem") from error
+    body.tmem = True
+    if not state.checkpoints and not state.rules.drop_tmem:
+        raise Unsupported("tmem")
+
+
+class _Encoded:
+    """Pages of a compressed body: announced by its batches, decoded from its chunks -12 (section 5)."""
+
+    def __init__(self, pages: dict[int, bytes]) -> None:
+        self.data = b""
+        self._pages = pages
+        self._waiting: list[int] = []
+        self._decoded: list[bytes] = []
+
+    def announce(self, pfns: list[int]) -> None:
+        if pfns and not self._waiting and self.data:
+            raise Invalid("page data before its batch")
+        self._waiting += pfns
+
+    def decode(self) -> None:
+        at = 0
+        while self._waiting and at < len(self.data):
+            pfn = self._waiting[0]
+            try:
+                self._pages[pfn], at = delta.decode_page(self.data, at, self._pages.get(pfn))
+            except delta.Invalid as error:
+                if str(error) == "ends":
+                    break  # the rest comes with the next chunk
+                raise Invalid(f"page {pfn:#x}: {error}") from error
+            self._decoded.append(self._pages[self._waiting.pop(0)])
+        self.data = self.data[at:]
+
+    def filled(self, item: Item) -> Item:
+        """A batch with its pages; surplus data behind the last of them does not matter."""
+        if self._waiting:
+            raise Invalid("the body ends before the data of its pages")
+        if not isinstance(item, Batch):
+            return item
+        words = [
+            word._replace(page=self._decoded.pop(0)) if word.type < BROKEN else word for word in item.words
+        ]
+        return Batch(tuple(words))
+
+
+def _batch(source: _Input, p2m_size: int, count: int, encoded: _Encoded | None) -> Batch:
+    """Words, then a page for each whose type carries data (section 4); encoded pages come later."""
     entries = []
     for entry in source.ulongs(count):
         low, high = entry & 0xFFFFFFFF, entry >> 32
@@ -283,6 +437,9 @@ def _batch(source: _Input, p2m_size: int, count: int) -> Batch:
         if page_type != XTAB and pfn >= p2m_size:
             raise Invalid(f"pfn {pfn:#x}")  # D31
         entries.append((page_type, pfn))
+    if encoded is not None:
+        encoded.announce([pfn for t, pfn in entries if t < BROKEN])
+        return Batch(tuple(Word(t, pfn, None) for t, pfn in entries))
     return Batch(tuple(Word(t, pfn, source.take(PAGE) if t < BROKEN else None) for t, pfn in entries))
 
 
@@ -295,21 +452,16 @@ def _vcpu_map(source: _Input) -> tuple[int, ...]:
     return tuple(n for n in range(highest + 1) if words[n // 64] >> n % 64 & 1)
 
 
-def _online(body: _Body) -> tuple[int, ...]:
-    return (0,) if body.online is None else body.online  # D3
-
-
 def _tail(
-    source: _Input, p2m_size: int, head: _Head | None, body: _Body, *, record: bool
+    source: _Input, p2m_size: int, head: _Head | None, online: tuple[int, ...]
 ) -> tuple[Pv | None, Hvm | None]:
-    """The tail and the device-model record behind it; what a PV guest left there is dropped (section 7)."""
+    """The tail and the device-model record behind it (section 7)."""
     if head is None:
         hvm = _hvm_tail(source)
-        state = _device_model(source) if record else None
-        return None, Hvm(*hvm, state)
-    pv = _pv_tail(source, p2m_size, head, _online(body))
-    if record and source.left() in SIGNATURES:
-        _drop_device_model(source)
+        return None, Hvm(*hvm, _device_model(source))
+    pv = _pv_tail(source, p2m_size, head, online)
+    if source.left() in SIGNATURES:
+        _record(source)  # what a PV guest left there is dropped (19.9)
     return pv, None
 
 
@@ -345,36 +497,39 @@ def _hvm_tail(source: _Input) -> tuple[int, int, int, bytes]:
     return ioreq, bufioreq, store, source.take(size)
 
 
-def _device_model(source: _Input) -> bytes | None:
-    """The device model's state, None where no record begins here (section 7.3)."""
+def _device_model(source: _Input) -> Record | None:
+    """The record of an HVM guest, None where none begins here (section 7.3)."""
     signature = source.left()
-    if signature not in SIGNATURES:
-        if signature and any(known.startswith(signature) for known in SIGNATURES):
-            raise Invalid("the image ends inside the signature of a device-model record")
-        return None
-    if signature != SUPPORTED_SIGNATURE:
-        raise Unsupported(f"device-model record {signature!r}")  # D7
-    source.take(len(signature))
-    size = source.number("I")
-    if size > 256 * MIB:
-        raise Invalid(f"device-model record of {size} bytes")
-    return source.take(size)
+    if signature in SIGNATURES:
+        return _record(source)
+    if signature and any(known.startswith(signature) for known in SIGNATURES):
+        raise Invalid("the image ends inside the signature of a device-model record")
+    return None
 
 
-def _drop_device_model(source: _Input) -> None:
-    """A record behind a PV guest, whatever its form (19.9, containers.md 6.1)."""
-    signature = source.take(len(SUPPORTED_SIGNATURE))
-    if signature == SIGNATURES[0] and source.data[source.at : source.at + 1] != b"\n":
-        source.at = len(source.data)
-        return
-    order = "<"
-    if signature == SIGNATURES[0]:
+def _record(source: _Input) -> Record:
+    """A record of any form (D7, containers.md 6)."""
+    begin = source.at
+    signature = source.take(SIGNATURE_SIZE)
+    if signature != XEND_SIGNATURE:
+        size = source.number("I")
+    elif source.data[source.at : source.at + 1] == b"\n":  # XenServer
         source.take(1)
-        order = ">"
-    (size,) = struct.unpack(order + "I", source.take(4))
+        (size,) = struct.unpack(">I", source.take(4))
+    else:
+        size = _size_without_field(source.data[source.at :])
     if size > 256 * MIB:
         raise Invalid(f"device-model record of {size} bytes")
-    source.take(size)
+    head = source.data[begin : source.at]
+    return Record(head, source.take(size))
+
+
+def _size_without_field(rest: bytes) -> int:
+    """xend's record reaches to the end, unless QEMU's state of version 2 says how long it is."""
+    if rest.startswith(b"QEVM\0\0\0\2") and len(rest) >= 16:
+        (size,) = struct.unpack_from(">Q", rest, 8)
+        return 16 + int(size)
+    return len(rest)
 
 
 def _refuse_two_levels(pv: Pv, items: list[Item]) -> None:
@@ -393,15 +548,3 @@ def _refuse_two_levels(pv: Pv, items: list[Item]) -> None:
             plain, folded = cr3 >> 12, (cr3 >> 12 | cr3 << 20) & 0xFFFFFFFF
             if 2 in (levels.get(plain), levels.get(folded)) and 3 not in levels.values():
                 raise Unsupported("32-bit guest with two-level page tables")
-
-
-def _refuse_second_body(rest: _Input, p2m_size: int, guest: str, head: _Head | None) -> None:
-    """D28 comes later: refuse a second complete checkpoint; anything less is trailing bytes (section 1.1)."""
-    try:
-        body = _body(rest, p2m_size, guest)
-        if body.online is None:
-            return  # a later body holds chunk -2; padding with zeros does not
-        _tail(rest, p2m_size, head, body, record=True)
-    except Invalid:
-        return
-    raise Unsupported("a second body")

@@ -3,33 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from xenmig_np import limits
+from xenmig_np.carriers import known, libvirt, xapi, xend
 from xenmig_np.carriers import xl as xl_carrier
-from xenmig_np.errors import Note, NotRecognised, NotSupported, TruncatedImage
+from xenmig_np.carriers.header import STREAMS, Header
+from xenmig_np.carriers.xl import XlHeader
+from xenmig_np.errors import Note, TruncatedImage
 from xenmig_np.io.cursor import Cursor
 from xenmig_np.wire import carriers, libxc, libxl, xl
+from xenmig_np.wire import libvirt as libvirt_wire
+from xenmig_np.wire import xapi as xapi_wire
+from xenmig_np.wire import xend as xend_wire
 
 if TYPE_CHECKING:
+    from xenmig_np.carriers.known import Recognised
     from xenmig_np.io.source import Source
 
 
-@dataclass(frozen=True, slots=True)
-class Recognised:
-    """A file that is named and not read."""
+class Carrier(NamedTuple):
+    """A carrier that is read."""
 
     name: str
-    advice: str = ""
-    doubtful: bool = False
-    """It may be a legacy image all the same."""
+    title: str
+    magic: bytes
+    unwrap: Callable[[Cursor], Header]
+    """Reads the header at the cursor, which then stands at the stream."""
 
-    def refusal(self, path: str, offset: int) -> NotSupported:
-        """The error that says so."""
-        return NotSupported(
-            f"it is {self.name}", path=path, offset=offset, item="beginning", hint=self.advice or None
-        )
+
+CARRIERS: Final = (
+    Carrier("xl", "an xl file", xl.MAGIC, xl_carrier.unwrap),
+    Carrier("xend", "a xend file", xend_wire.MAGIC, xend.unwrap),
+    Carrier("libvirt", "a libvirt file", libvirt_wire.MAGIC, libvirt.unwrap),
+    Carrier("xapi", "a XenServer (xapi) suspend image", xapi_wire.MAGIC, xapi.unwrap_legacy),
+    Carrier(
+        "xapi2",
+        "a structured XenServer (xapi) suspend image",
+        xapi_wire.STRUCTURED_MAGIC,
+        xapi.unwrap_structured,
+    ),
+)
+CARRIER_BY_NAME: Final = {carrier.name: carrier for carrier in CARRIERS}
+MAGICS: Final = {carrier.magic: carrier.title for carrier in CARRIERS} | {libxl.IDENT: "a libxl stream"}
+BEGIN: Final = max(len(magic) for magic in MAGICS)
+"""Every image is longer: so much may be looked at where what follows it is somebody else's."""
+PREAMBLES: Final = {
+    xl.BANNER: "the receiver's banner of an xl migration",
+    **dict.fromkeys(xend_wire.RELOCATION, "the request of a xend migration"),
+}
+"""What captures of migrations have before the carrier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +60,24 @@ class Carried:
     """A carrier and where its stream begins."""
 
     carrier: str
-    """``xl`` or ``bare``."""
+    """A name of :data:`CARRIERS`, or ``bare``."""
     stream: str
     """``libxl`` or ``libxc`` (v2 or v3), or ``legacy``: anything else, which detection decides."""
     at: int
-    xl: xl_carrier.XlHeader | None = None
-    notes: tuple[Note, ...] = field(default=())
+    """Offset of the stream."""
+    header: Header | None = None
+    """What stands before the stream; None: bare."""
+    notes: tuple[Note, ...] = ()
+    """What is odd."""
     otherwise: Recognised | None = None
     """What it is if it proves to be no legacy image."""
+    reasons: tuple[str, ...] = ()
+    """What was looked at and found, or not found."""
+
+    @property
+    def xl(self) -> XlHeader | None:
+        """The header if it is one of xl."""
+        return self.header if isinstance(self.header, XlHeader) else None
 
 
 def recognise(source: Source) -> Carried:
@@ -54,120 +87,25 @@ def recognise(source: Source) -> Carried:
     :class:`TruncatedImage`, :class:`InvalidImage`.
     """
     cursor = Cursor(source, source.start)
-    begin = cursor.peek(carriers.LOOK if source.drained else len(xl.MAGIC))
-    if begin.startswith(xl.MAGIC):
-        header = xl_carrier.unwrap(cursor)
-        stream = _stream(cursor.peek(len(libxc.MARKER)))
-        notes = tuple(header.notes()) if stream == "legacy" else ()
-        return Carried("xl", stream, cursor.at, header, notes)
-    known = next((known for test in CARRIERS if (known := test(begin))), None) or _fixed_vhd(source)
-    if known and not known.doubtful:
-        raise known.refusal(source.path, source.start)
-    _look_blank(begin, source)
-    _look_too_short(begin, source)
-    return Carried("bare", _stream(begin), source.start, otherwise=known)
-
-
-def _stream(begin: bytes) -> str:
-    """The stream behind a carrier decides by its own first bytes (containers.md 9.3)."""
-    if begin.startswith(libxl.IDENT):
-        return "libxl"
-    return "libxc" if begin.startswith(libxc.MARKER) else "legacy"
-
-
-def _look_blank(begin: bytes, source: Source) -> None:
-    enough = len(begin) >= len(xl.MAGIC)
-    if not begin or (enough and begin in {bytes(len(begin)), b"\xff" * len(begin)}):
-        found = f"{len(begin):,} bytes of {begin[:1].hex()}" if begin else "an empty file"
-        hint = "blank or wiped" if begin else None
-        raise NotRecognised(
-            path=source.path,
-            offset=source.start,
-            item="beginning",
-            found=found,
-            expected="a Xen image",
-            hint=hint,
-        )
-
-
-def _look_too_short(begin: bytes, source: Source) -> None:
-    for magic, name in MAGICS.items():
-        if 4 <= len(begin) < len(magic) and magic.startswith(begin):  # fewer bytes say nothing
-            raise TruncatedImage(
-                path=source.path,
-                offset=source.start,
-                item="beginning",
-                found=f"{len(begin)} bytes",
-                expected=f"more: it begins like {name}",
-            )
-
-
-def _xend(begin: bytes) -> Recognised | None:
-    if not begin.startswith(carriers.XEND_MAGIC):
-        return None
-    length = int.from_bytes(begin[16:20], "big")
-    if 8 <= length <= limits.CONFIG_MAX and begin[20:].lstrip().startswith(b"("):
-        return Recognised("a xend file", _inside(20 + length))
-    return Recognised("an image of Xen 2.0", "no Xen since 3.0 restores it")
-
-
-def _libvirt(begin: bytes) -> Recognised | None:
-    if not begin.startswith(carriers.LIBVIRT_MAGIC):
-        return None
-    length = int.from_bytes(begin[20:24], "little")
-    return Recognised("a libvirt file of a Xen guest", _inside(64 + length))
-
-
-def _xapi(begin: bytes) -> Recognised | None:
-    if begin.startswith(carriers.XAPI_MAGIC):
-        return Recognised("a XenServer (xapi) suspend image", _inside(len(carriers.XAPI_MAGIC)))
-    if begin.startswith(carriers.XAPI2_MAGIC):
-        return Recognised("a structured XenServer (xapi) suspend image")
-    return None
-
-
-def _capture(begin: bytes) -> Recognised | None:
-    if not begin.startswith(carriers.XL_BANNER):
-        return None
-    return Recognised("a capture of xl migrate", f"the xl file begins at byte {len(carriers.XL_BANNER)}")
-
-
-def _beginning(begin: bytes) -> Recognised | None:
-    for row in carriers.BEGINNINGS:
-        if all(begin[at : at + len(magic)] == magic for at, magic in row.bytes_at):
-            return Recognised(row.name, row.advice, row.doubtful)
-    return None
-
-
-CARRIERS: Final[tuple[Callable[[bytes], Recognised | None], ...]] = (
-    _xend,
-    _libvirt,
-    _xapi,
-    _capture,
-    _beginning,
-)
-MAGICS: Final = {
-    xl.MAGIC: "an xl file",
-    carriers.XEND_MAGIC: "a xend file",
-    carriers.LIBVIRT_MAGIC: "a libvirt file",
-    carriers.XAPI_MAGIC: "a XenServer (xapi) suspend image",
-    carriers.XAPI2_MAGIC: "a structured XenServer (xapi) suspend image",
-    libxl.IDENT: "a libxl stream",
-}
-
-
-def _inside(at: int) -> str:
-    return f"bare images and xl files are read; the image in this file begins at byte {at:,}"
-
-
-def _fixed_vhd(source: Source) -> Recognised | None:
-    """A fixed VHD has its footer at the end alone (containers.md 7)."""
-    magic = carriers.VHD_FOOTER
-    if source.end is None or source.end - source.start < carriers.VHD_FOOTER_SIZE:
-        return None
-    footer = memoryview(bytearray(len(magic)))
-    source.read_at(source.end - carriers.VHD_FOOTER_SIZE, footer)
-    return Recognised("a VHD disk", carriers.EXTRACT) if footer == magic else None
+    notes, reasons = _skip_preamble(cursor)
+    start = cursor.at
+    begin = cursor.peek(carriers.LOOK if source.drained else BEGIN)
+    carrier = next((row for row in CARRIERS if begin.startswith(row.magic)), None)
+    if carrier is None:
+        otherwise = _bare(begin, source, start)
+        stream = _stream(begin)
+        reasons += (_none_of_them(start, otherwise), _why(stream, start))
+        return Carried("bare", stream, start, None, notes, otherwise, reasons)
+    header = carrier.unwrap(cursor)
+    stream = _stream(cursor.peek(len(libxc.MARKER)))
+    ia64 = xend.perhaps_ia64(cursor) if carrier.name == "xend" and stream == "legacy" else None
+    reasons += (
+        f"the magic of {carrier.title} stands at {start:#x}",
+        f"{header.length:,} bytes of it precede the stream, configuration: {header.config_kind}",
+        _why(stream, cursor.at),
+    )
+    notes += tuple(header.notes(stream))
+    return Carried(carrier.name, stream, cursor.at, header, notes, ia64, reasons)
 
 
 def misplaced(source: Source) -> tuple[int, str] | None:
@@ -177,3 +115,53 @@ def misplaced(source: Source) -> tuple[int, str] | None:
     begin = Cursor(source, source.start).peek(carriers.LOOK)
     found = [(at, name) for magic, name in MAGICS.items() if (at := begin.find(magic[:12])) > 0]
     return min(found) if found else None
+
+
+def _skip_preamble(cursor: Cursor) -> tuple[tuple[Note, ...], tuple[str, ...]]:
+    """Step over what precedes the carrier in a capture, once."""
+    at = cursor.at
+    begin = cursor.peek(BEGIN)
+    for preamble, what in PREAMBLES.items():
+        if begin.startswith(preamble[:BEGIN]) and cursor.peek(len(preamble)) == preamble:
+            cursor.take(len(preamble), what)
+            text = f"a capture: {what} precedes the image, {len(preamble)} bytes"
+            return (Note("containers 9.1", text, at),), (f"{what} stands at {at:#x}",)
+    return (), ()
+
+
+def _stream(begin: bytes) -> str:
+    """The stream behind a carrier decides by its own first bytes (containers.md 9.3)."""
+    if begin.startswith(libxl.IDENT):
+        return "libxl"
+    return "libxc" if begin.startswith(libxc.MARKER) else "legacy"
+
+
+def _bare(begin: bytes, source: Source, start: int) -> Recognised | None:
+    """What else it may be that begins with no magic of ours. Raises as :func:`recognise`."""
+    other = known.named(begin, source)
+    if other and not other.doubtful:
+        raise other.refusal(source.path, start)
+    known.look_blank(begin, source)
+    for magic, title in MAGICS.items():
+        if 4 <= len(begin) < len(magic) and magic.startswith(begin):  # fewer bytes say nothing
+            raise TruncatedImage(
+                path=source.path,
+                offset=start,
+                item="beginning",
+                found=f"{len(begin)} bytes",
+                expected=f"more: it begins like {title}",
+            )
+    return other
+
+
+def _none_of_them(start: int, otherwise: Recognised | None) -> str:
+    titles = ", ".join(row.title for row in CARRIERS)
+    if otherwise:
+        return f"no magic stands at {start:#x}; it is {otherwise.name} if it reads as no image"
+    return f"no magic stands at {start:#x}: not {titles}, nor any of the files that are known by name"
+
+
+def _why(stream: str, at: int) -> str:
+    if stream == "legacy":
+        return f"no magic of a libxl or libxc stream stands at {at:#x}: a legacy image, or none"
+    return f"the magic of {STREAMS[stream]} stands at {at:#x}"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
 from xenmig_np import limits
-from xenmig_np.errors import InvalidImage, Note, NotSupported
+from xenmig_np.carriers.header import STREAMS, bounded
+from xenmig_np.errors import InvalidImage, Note, NotSupported, UsageError
 from xenmig_np.wire import xl
+from xenmig_np.wire.legacy import Guest
 
-TEXT_NAME = re.compile(rb"""^[ \t]*name[ \t]*=[ \t]*(["'])(.*?)\1""", re.MULTILINE)
+TEXT_NAME: Final = re.compile(rb"""^[ \t]*name[ \t]*=[ \t]*(["'])(.*?)\1""", re.MULTILINE)
+TEXT_TYPE: Final = re.compile(rb"""^[ \t]*(?:builder|type)[ \t]*=[ \t]*["'](\w+)["']""", re.MULTILINE)
+GUESTS: Final = {"hvm": Guest.HVM, "pv": Guest.PV, "linux": Guest.PV, "generic": Guest.PV}
 
 if TYPE_CHECKING:
     from xenmig_np.io.cursor import Cursor
@@ -23,12 +27,18 @@ if TYPE_CHECKING:
 class XlHeader:
     """The header of an xl file and what it carries."""
 
+    width: ClassVar[int | None] = None
+    """The carrier does not tell."""
     mandatory_flags: int
     optional_flags: int
     optional_data: bytes
     """Length word, configuration, and whatever follows it."""
-    length: int
-    """Bytes in the file: the stream begins behind them."""
+    at: int = 0
+    """Offset in the file."""
+
+    @property
+    def length(self) -> int:
+        return xl.HEADER.itemsize + len(self.optional_data)
 
     @property
     def config(self) -> bytes:
@@ -48,33 +58,65 @@ class XlHeader:
 
     @property
     def guest_name(self) -> str | None:
-        """Name of the guest, if the configuration says so in a usual way."""
         if self.config_kind == "json":
-            try:
-                name = json.loads(self.config.rstrip(b"\0"))["c_info"]["name"]
-            except (ValueError, KeyError, TypeError, RecursionError):
-                return None
-            return name if isinstance(name, str) else None
+            return self._in_json("name")
         found = TEXT_NAME.search(self.config)
         return found[2].decode(errors="replace") if found else None
 
-    def notes(self) -> list[Note]:
+    @property
+    def guest(self) -> Guest | None:
+        if self.config_kind == "json":
+            return GUESTS.get(self._in_json("type") or "")
+        found = TEXT_TYPE.search(self.config)
+        return GUESTS.get(found[1].decode(errors="replace")) if found else None
+
+    def _in_json(self, key: str) -> str | None:
+        try:
+            value: Any = json.loads(self.config.rstrip(b"\0"))["c_info"][key]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return value if isinstance(value, str) else None
+
+    def notes(self, stream: str) -> list[Note]:
         """What is odd about it (containers.md 1.2)."""
+        if stream != "legacy":
+            return []  # the rules of verification tell
         odd = []
         if unknown := self.mandatory_flags & ~(xl.FLAG_JSON | xl.FLAG_STREAM_V2):
             odd.append(f"unknown mandatory flags {unknown:#x}: no xl restores that")
         if self.mandatory_flags & xl.FLAG_STREAM_V2:
-            odd.append("the flags say that a v2 stream follows, a legacy image does")
+            odd.append(f"the flags say that a v2 stream follows, {STREAMS[stream]} does")
         if self.mandatory_flags & xl.FLAG_JSON and self.config_kind == "text":
             odd.append("the flags say that the configuration is JSON, it is not")
-        return [Note("xl header", text, 36) for text in odd]
+        return [Note("xl header", text, self.at + 36) for text in odd]
+
+    def with_config(self, config: bytes, *, json: bool | None = None) -> XlHeader:
+        """The same with another configuration: a text, or a JSON with its NUL.
+
+        ``json`` None leaves the flag for that as it is. What follows the configuration stays. Raises
+        :class:`UsageError` for what makes the header longer than any that is read.
+        """
+        word = xl.CONFIG_LENGTH.itemsize
+        behind = self.optional_data[word + len(self.config) :]
+        data = np.array(len(config), xl.CONFIG_LENGTH).tobytes() + config + behind
+        if len(data) > limits.CONFIG_MAX:
+            expected = f"{limits.CONFIG_MAX:,} at most"
+            raise UsageError("xl header", found=f"{len(data):,} bytes of optional data", expected=expected)
+        flags = self.mandatory_flags
+        if json is not None:
+            flags = flags | xl.FLAG_JSON if json else flags & ~xl.FLAG_JSON
+        return replace(self, mandatory_flags=flags, optional_data=data)
 
     def with_flag(self, flag: int) -> bytes:
         """The header as bytes, with ``flag`` set in the mandatory flags and all else as it was."""
+        return replace(self, mandatory_flags=self.mandatory_flags | flag).to_bytes()
+
+    def to_bytes(self) -> bytes:
+        """The header as it stands in a file."""
         head = np.zeros((), xl.HEADER)
         head["magic"] = np.void(xl.MAGIC)
         head["byteorder"] = xl.BYTEORDER
-        head["mandatory_flags"] = self.mandatory_flags | flag
+        head["mandatory_flags"] = self.mandatory_flags
         head["optional_flags"] = self.optional_flags
         head["optional_data_len"] = len(self.optional_data)
         return head.tobytes() + self.optional_data
@@ -100,14 +142,7 @@ def unwrap(cursor: Cursor) -> XlHeader:
             expected=f"{xl.BYTEORDER:#x}",
         )
     length = int(head["optional_data_len"])
-    if length > limits.CONFIG_MAX:
-        raise InvalidImage(
-            path=path,
-            offset=at + 44,
-            item="xl header",
-            found=f"{length:,} bytes of optional data",
-            expected=f"at most {limits.CONFIG_MAX:,}",
-        )
+    bounded(cursor, length, 0, "xl header", at + 44)
     word = xl.CONFIG_LENGTH.itemsize
     if 0 < length < word:
         raise InvalidImage(
@@ -126,4 +161,9 @@ def unwrap(cursor: Cursor) -> XlHeader:
             found=f"{said:,} bytes",
             expected=f"at most the {len(data) - word:,} of the optional data",
         )
-    return XlHeader(int(head["mandatory_flags"]), int(head["optional_flags"]), data, cursor.at - at)
+    return XlHeader(int(head["mandatory_flags"]), int(head["optional_flags"]), data, at)
+
+
+def made(config: bytes, flags: int = xl.FLAG_STREAM_V2) -> bytes:
+    """A header for a libxl v2 stream with a text of the user's, or a JSON with its NUL and its flag."""
+    return XlHeader(flags, 0, b"").with_config(config).to_bytes()

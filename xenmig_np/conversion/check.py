@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xenmig_np.carriers.xapi import records_behind
 from xenmig_np.errors import InputOutputError, XenmigError
 from xenmig_np.read.info import type_names
 from xenmig_np.read.v2 import tally
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 
 def check_written(output: Source, planner: Planner, size: int) -> None:
     """Raise :class:`InputOutputError` unless ``output`` holds what ``planner`` made, ``size`` bytes."""
-    xl = planner.image.carried.xl
+    wrapping = planner.choice.wrapping
     try:
-        found = tally(output, output.start + (xl.length if xl else 0))
+        found = tally(output, output.start + len(wrapping.head))
+        end = records_behind(output, found.end)[-1].end if wrapping.structured else output.end
     except InputOutputError:
         raise
     except XenmigError as error:
@@ -26,6 +28,7 @@ def check_written(output: Source, planner: Planner, size: int) -> None:
     made = {RecordType(kind).name: count for kind, count in planner.records.items()}
     for what, there, planned in (
         ("bytes", output.end, size),
+        ("end", end, size),
         ("records", dict(found.records), made),
         ("page entries", type_names(found.words), type_names(planner.words)),
     ):

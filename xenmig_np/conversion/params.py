@@ -21,6 +21,15 @@ ACPI_IOPORTS_APPLIED: Final = 1
 """The one value of -10 that a legacy restore applies."""
 
 
+def put(params: list[Param], param: Param, *, replacing: bool) -> None:
+    """Add a parameter; ``replacing``, in later bodies, it takes the place of the last one with its number."""
+    places = [index for index, (number, _, _) in enumerate(params) if number is param[0]]
+    if replacing and places:
+        params[places[-1]] = param
+    else:
+        params.append(param)
+
+
 def first_params(
     params: Sequence[Param], target: Target, note: Callable[[Note], None]
 ) -> list[tuple[int, int]]:

@@ -12,8 +12,9 @@ from xenmig_np.options import Format
 from xenmig_np.wire.legacy import Guest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
+    from xenmig_np.carriers.wrap import Wrapping
     from xenmig_np.io.plan import Segment
     from xenmig_np.read.facts import Facts
     from xenmig_np.read.image import LegacyImage
@@ -27,17 +28,24 @@ class Plan:
     """
 
     def __init__(
-        self, image: LegacyImage, target: Target, format_: Format, *, skip_qemu: bool = False
+        self,
+        image: LegacyImage,
+        target: Target,
+        wrapping: Wrapping,
+        *,
+        skip_qemu: bool = False,
+        drop_tmem: bool = False,
     ) -> None:
         self.image = image
         self._left_out: LeftOut | None = None
-        first = Format.LIBXL if format_ is Format.AUTO else format_
+        automatic = wrapping.format is Format.AUTO
+        first = Format.LIBXL if automatic else wrapping.format
         try:
-            self._measure(Choice(target, first, skip_qemu))
+            self._measure(Choice(target, first, wrapping, skip_qemu, drop_tmem))
         except InvalidImage:  # perhaps in what libxc format has no place for
-            if format_ is not Format.AUTO or image.carried.xl or not self._lacks_device_model():
+            if not automatic or not self._lacks_device_model():
                 raise
-            self._measure(Choice(target, Format.LIBXC, skip_qemu))
+            self._measure(Choice(target, Format.LIBXC, wrapping, skip_qemu, drop_tmem))
         if self.facts.unmapped_sent or (self.facts.unmapped_entries and self.facts.superseded):
             self._left_out = LeftOut(image, self.facts)
             self._measure(self.choice)
@@ -62,7 +70,12 @@ class Plan:
         """What the image says; notes of the conversion are among it."""
         return self.planner.facts
 
-    def segments(self) -> Iterator[Segment]:
+    @property
+    def in_order(self) -> bool:
+        """Whether each segment has to be read before the next is asked for: decoded pages do not last."""
+        return bool(self.facts.chunks["compressed_data"])
+
+    def segments(self) -> Generator[Segment, None, None]:
         """The output in order."""
         return Planner(self.image, self.choice, self.image.new_facts(), left_out=self._left_out).segments()
 
@@ -72,6 +85,7 @@ class Plan:
         for segment in self.segments():
             origin = "made"
             if isinstance(segment, Range):
-                origin = f"from {segment.offset:#x} of the input ({segment.item})"
+                where = "what was decoded" if segment.source else "the input"
+                origin = f"from {segment.offset:#x} of {where} ({segment.item})"
             yield f"{at:#014x} {segment.length:>10,} bytes {origin}"
             at += segment.length

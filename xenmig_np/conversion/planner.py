@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from xenmig_np.carriers import xapi
+from xenmig_np.carriers.xapi import StructuredHeader
 from xenmig_np.conversion import framing
 from xenmig_np.conversion.givenback import LeftOut, Watch
-from xenmig_np.conversion.params import Param, first_params
+from xenmig_np.conversion.params import Param, first_params, put
 from xenmig_np.conversion.physmap import xenstore_pairs
 from xenmig_np.errors import InvalidImage, Note, NotSupported, TruncatedImage
 from xenmig_np.io.plan import Literal, Range, Segment
 from xenmig_np.io.runs import runs
+from xenmig_np.limits import MIB
 from xenmig_np.options import Format
 from xenmig_np.read.events import (
     Chunk,
@@ -28,21 +31,27 @@ from xenmig_np.read.events import (
     P2mFrames,
     PageBatch,
     SharedInfo,
+    StartOfBody,
     Unmapped,
     Vcpu,
 )
-from xenmig_np.read.info import refusal
+from xenmig_np.read.image import CarriedRecord
+from xenmig_np.read.info import TWO_LEVELS
 from xenmig_np.read.pagetables import page_index
 from xenmig_np.read.toolstack import physmaps
 from xenmig_np.wire import hvm, legacy, libxc, libxl, pages, vcpu
 from xenmig_np.wire.legacy import Guest, Payload
 from xenmig_np.wire.libxc import RecordType
+from xenmig_np.wire.xapi import RecordType as XapiRecordType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from xenmig_np.carriers.wrap import Wrapping
+    from xenmig_np.read.events import AnyEvent
     from xenmig_np.read.facts import Facts
     from xenmig_np.read.image import LegacyImage
+    from xenmig_np.read.places import Extent
     from xenmig_np.wire.targets import Target
 
 
@@ -53,7 +62,10 @@ class Choice:
     target: Target
     format: Format
     """``LIBXC`` or ``LIBXL``."""
+    wrapping: Wrapping
     skip_qemu: bool = False
+    drop_tmem: bool = False
+    """Leave transcendent memory out instead of refusing the image."""
 
 
 class Planner:
@@ -84,9 +96,17 @@ class Planner:
         self._left_out = left_out
         self._watched = watched
         self._watch: Watch | None = None
+        self._body = 0
         self._params: list[Param] = []
-        self._toolstack: list[bytes] = []
+        self._toolstack: list[Chunk] = []
+        self._toolstack_body = 0
         self._device_model = False
+        self._state: Extent | None = None
+        """Of the device model, where that goes behind the carrier's records."""
+        self._structured_end = False
+        self._holding = False
+        self._held: list[AnyEvent] = []
+        """The end of a body and what follows: it counts if no other checkpoint does."""
 
     @property
     def _shape_guest(self) -> Guest:
@@ -96,20 +116,28 @@ class Planner:
     def _libxl(self) -> bool:
         return self.choice.format is Format.LIBXL
 
-    def segments(self) -> Iterator[Segment]:
+    def segments(self) -> Generator[Segment, None, None]:
         """The output in order.
 
         Raises what the reader raises, :class:`NotSupported`, :class:`InvalidImage`.
         """
         yield from self._start()
         for event in self.image.events(self.facts):
-            if (rule := RULES.get(type(event))) is not None:
-                yield from rule(self, event)
+            if isinstance(event, EndOfBody):
+                self._holding = not event.final
+            if self._holding and not isinstance(event, StartOfBody | EndOfImage):
+                self._held.append(event)
+            else:
+                yield from self._made_of(event)
+
+    def _made_of(self, event: AnyEvent) -> Iterator[Segment]:
+        if (rule := RULES.get(type(event))) is not None:
+            yield from rule(self, event)
 
     def _start(self) -> Iterator[Segment]:
         target = self.choice.target
-        if self.image.carried.xl:
-            yield Literal(self.image.carried.xl.with_flag(target.xl_flag if self._libxl else 0))
+        if head := self.choice.wrapping.head:
+            yield Literal(head)
         if self._libxl:
             yield Literal(framing.libxl_start(target.libxl))
         yield Literal(framing.libxc_start(target.libxc_version, self._shape_guest))
@@ -127,15 +155,12 @@ class Planner:
     def _note(self, rule: str, text: str, offset: int | None = None) -> None:
         self.facts.notes.add(Note(rule, text, offset))
 
-    def _refuse(self, offset: int, item: str) -> None:
-        """End here if what has just been read is not converted."""
-        if reason := refusal(self.facts):
-            raise NotSupported(reason, path=self.image.source.path, offset=offset, item=item)
+    def _refused(self, reason: str, offset: int, item: str, hint: str | None = None) -> NotSupported:
+        return NotSupported(reason, path=self.image.source.path, offset=offset, item=item, hint=hint)
 
     # ---- PV: before the pages ------------------------------------------------------------------------------
 
     def extended_info(self, event: ExtendedInfo) -> Iterator[Segment]:
-        self._refuse(event.offset, "extended info")
         info = framing.struct(libxc.PV_INFO, width=event.guest.width, levels=event.guest.levels)
         yield self._record(RecordType.X86_PV_INFO, info)
         yield from self._static_data_end()
@@ -166,8 +191,8 @@ class Planner:
             yield from self._watched_contents(event, self._watch)
             return
         numbers = page_index(event.types)[kept & pages.HAS_DATA[event.types]]
-        for first, count in runs(numbers):
-            yield _pages(event, first, count)
+        for place in event.extents(numbers):
+            yield Range(place.offset, place.length, f"{event.item}, pages", place.source)
 
     def _watched_contents(self, event: PageBatch, watch: Watch) -> Iterator[Segment]:
         """All pages of the batch; those of page tables pass through here, between two ranges."""
@@ -188,7 +213,7 @@ class Planner:
 
     def _read(self, event: PageBatch, first: int, piece: memoryview) -> None:
         part = _pages(event, first, len(piece) // pages.PAGE_SIZE)
-        if (got := self.image.source.read_at(part.offset, piece)) < len(piece):
+        if (got := (part.source or self.image.source).read_at(part.offset, piece)) < len(piece):
             raise TruncatedImage(
                 path=self.image.source.path,
                 offset=part.offset,
@@ -199,7 +224,9 @@ class Planner:
 
     def chunk(self, event: Chunk) -> Iterator[Segment]:
         row = event.row
-        if row.id == legacy.VERIFY_MODE:
+        if row.refused:
+            self._drop(event, row.refused)
+        elif row.id == legacy.VERIFY_MODE:
             if self._watch:
                 self._watch.restart()
             yield self._record(RecordType.VERIFY)  # D16
@@ -209,14 +236,18 @@ class Planner:
             self._keep_toolstack(event)
         elif row.param is not None:
             if row.param in self.choice.target.params_unknown:
-                raise NotSupported(
-                    f"target {self.choice.target.name} has no HVM parameter {row.param.name}",
-                    path=self.image.source.path,
-                    offset=event.offset,
-                    item=f"chunk {row.id} ({row.name})",
-                    hint="give another --target",
-                )
-            self._params.append((row.param, event.value, event.offset))
+                reason = f"target {self.choice.target.name} has no HVM parameter {row.param.name}"
+                raise self._refused(reason, event.offset, _item(event), "give another --target")
+            put(self._params, (row.param, event.value, event.offset), replacing=self._body > 0)
+
+    def _drop(self, event: Chunk, reason: str) -> None:
+        """Transcendent memory (legacy-stream.md 6)."""
+        if not self.choice.drop_tmem:
+            hint = "--drop-tmem converts the rest of the guest, which loses what it kept there"
+            raise self._refused(reason, event.offset, _item(event), hint)
+        what = "invalidations" if event.row.id == legacy.TMEM_EXTRA else "pages"
+        text = f"tmem contents lost: {event.value:,} {what} of {_item(event)} left out"
+        self._note("legacy 6", text, event.offset)
 
     def _tsc(self, event: Chunk) -> Literal:
         if event.value["mode"] > legacy.TSC_MODE_MAX:
@@ -225,21 +256,30 @@ class Planner:
         return self._record(RecordType.X86_TSC_INFO, framing.struct(libxc.TSC_INFO, **fields))
 
     def _keep_toolstack(self, event: Chunk) -> None:
+        """Those of the last body that has any count (19.14)."""
         if not self._libxl:
             if len(event.payload) > legacy.TOOLSTACK_HEAD.itemsize:
                 self._note("19.3", "toolstack data left out: libxc format has no place for it", event.offset)
             return
-        if not self.choice.target.libxl.xenstore_pairs:
-            if event.payload:
-                self._toolstack.append(event.payload)
-            return
+        if self._toolstack_body != self._body:
+            self._toolstack_body = self._body
+            self._toolstack.clear()
+        self._toolstack.append(event)
+
+    def _xenstore_pairs(self, event: Chunk) -> bytes:
         at = event.offset + event.length - len(event.payload)
         width = self.image.detected.shape.width
         pairs = xenstore_pairs(physmaps(event.payload, width, path=self.image.source.path, offset=at))
         if pairs and self._shape_guest is Guest.PV:
             self._note("D15", "toolstack data of a PV guest: libxl of Xen 4.10 and later refuses it", at)
-        if pairs:
-            self._toolstack.append(pairs)
+        return pairs
+
+    def start_of_body(self, event: StartOfBody) -> Iterator[Segment]:
+        """Another checkpoint is complete: nothing of the tail of the one before goes out."""
+        self._body = event.body
+        self._holding = False
+        self._held.clear()
+        yield from ()
 
     def end_of_body(self, event: EndOfBody) -> Iterator[Segment]:  # noqa: ARG002 - rules have one form
         if params := first_params(self._params, self.choice.target, self.facts.notes.add):
@@ -250,17 +290,21 @@ class Planner:
 
     def unmapped(self, event: Unmapped) -> Iterator[Segment]:
         """On a pipe: nothing may have gone out that D22 leaves out."""
-        if self._watch:
-            sent = int(np.count_nonzero(self.facts.last_types[event.pfns]))
-            if sent or self._watch.refers_to(event.pfns):
-                raise NotSupported(
-                    "a guest that gave pages back during a live save, from a pipe (D22)",
-                    path=self.image.source.path,
-                    offset=event.offset,
-                    item="list of unmapped pfns",
-                    hint="give a file, or --spool DIR: the list has to be read before the pages",
-                )
+        if self._watch and event.last and self.facts.unmapped_entries:
+            self._nothing_given_back(event, self._watch)
         yield from ()
+
+    def _nothing_given_back(self, event: Unmapped, watch: Watch) -> None:
+        for first in range(0, self.facts.p2m_size, MIB):
+            pfns = np.arange(first, min(first + MIB, self.facts.p2m_size), dtype=np.uint32)
+            listed = pfns[self.facts.unmapped.contains(pfns)]
+            if np.count_nonzero(self.facts.last_types[listed]) or watch.refers_to(listed):
+                raise self._refused(
+                    "a guest that gave pages back during a live save, from a pipe (D22)",
+                    event.offset,
+                    "list of unmapped pfns",
+                    "give a file, or --spool DIR: the list has to be read before the pages",
+                )
 
     def vcpu(self, event: Vcpu) -> Iterator[Segment]:
         blobs = {RecordType.X86_PV_VCPU_BASIC: event.context}
@@ -286,7 +330,8 @@ class Planner:
         return xsave
 
     def shared_info(self, event: SharedInfo) -> Iterator[Segment]:
-        self._refuse(event.offset, "vCPU 0")  # two-level page tables are known by now
+        if self.facts.two_levels:  # known behind the vCPUs
+            raise self._refused(TWO_LEVELS, event.offset, "vCPU 0")
         yield self._record(RecordType.SHARED_INFO, event.page)
         yield from self._end_of_libxc()
 
@@ -310,32 +355,68 @@ class Planner:
         yield self._record(RecordType.END)
         numbering = self.choice.target.libxl
         if numbering.xenstore_pairs:
-            if pairs := b"".join(self._toolstack):
+            if pairs := b"".join(self._xenstore_pairs(event) for event in self._toolstack):
                 yield Literal(framing.record(numbering.xenstore_data, framing.struct(libxl.EMULATOR) + pairs))
         else:
-            for blob in self._toolstack:
+            for blob in filter(None, (event.payload for event in self._toolstack)):
                 yield Literal(framing.record(numbering.xenstore_data, blob))
 
     def device_model(self, event: DeviceModel) -> Iterator[Segment]:
         self._device_model = True
         if self._shape_guest is Guest.PV or self.choice.skip_qemu:
             return
-        item = "device-model record"
-        self._refuse(event.offset, item)
+        if self.choice.wrapping.structured:
+            self._state = event.state
+            return
         length = event.state.length
         if self._libxl:
             yield Literal(framing.emulator_context_head(self.choice.target.libxl.emulator_context, length))
         else:  # the record as it came; a pipe does not give its head a second time
             yield Literal(event.row.head(length))
-        yield Range(event.state.offset, length, item)
+        yield Range(event.state.offset, length, "device-model record", event.state.source)
         if self._libxl:
             yield Literal(framing.padding(length))
 
+    def carried_record(self, event: CarriedRecord) -> Iterator[Segment]:
+        """What XenServer has behind its stream goes where it can be restored (containers.md 9.4)."""
+        record, item = event.record, f"xapi record {event.record.name}"
+        if record.type is XapiRecordType.END_OF_IMAGE:
+            self._structured_end = True
+        elif not self.choice.wrapping.structured:
+            self._note("containers 9.4", f"not carried: {item}, {record.length:,} bytes", event.offset)
+        elif record.type is not XapiRecordType.QEMU_TRAD or not self.choice.skip_qemu:
+            if record.type is XapiRecordType.QEMU_TRAD:
+                if self._device_model:
+                    raise self._refused("two states of a device model", event.offset, item)
+                self._device_model = True
+            yield Literal(xapi.record(record.type, length=record.length))
+            yield Range(event.body.offset, record.length, item, event.body.source)
+
     def end_of_image(self, event: EndOfImage) -> Iterator[Segment]:
+        for held in self._held:
+            yield from self._made_of(held)
         if self._shape_guest is Guest.HVM and not self._device_model and not self.image.to_tail:
             self._without_device_model(event)
         if self._libxl:
             yield Literal(framing.record(self.choice.target.libxl.end))
+        if self.choice.wrapping.structured:
+            yield from self._end_of_structured(event)
+
+    def _end_of_structured(self, event: EndOfImage) -> Iterator[Segment]:
+        """The state of the device model, and the last record."""
+        if isinstance(self.image.carried.header, StructuredHeader) and not self._structured_end:
+            raise InvalidImage(
+                path=self.image.source.path,
+                offset=event.offset,
+                item="xapi records",
+                found="some that cannot be read",
+                expected="all up to End_of_image: they are copied",
+                hint="--container none leaves them out",
+            )
+        if self._state:
+            yield Literal(xapi.record(XapiRecordType.QEMU_TRAD, length=self._state.length))
+            yield Range(self._state.offset, self._state.length, "device-model record", self._state.source)
+        yield Literal(xapi.end())
 
     def _without_device_model(self, event: EndOfImage) -> None:
         if not self._libxl:
@@ -352,9 +433,13 @@ class Planner:
         )
 
 
+def _item(event: Chunk) -> str:
+    return f"chunk {event.row.id} ({event.row.name})"
+
+
 def _pages(event: PageBatch, first: int, count: int) -> Range:
     offset = event.pages.offset + first * pages.PAGE_SIZE
-    return Range(offset, count * pages.PAGE_SIZE, f"{event.item}, pages")
+    return Range(offset, count * pages.PAGE_SIZE, f"{event.item}, pages", event.pages.source)
 
 
 RULES: Final[dict[type, Callable[[Planner, Any], Iterator[Segment]]]] = {
@@ -362,6 +447,7 @@ RULES: Final[dict[type, Callable[[Planner, Any], Iterator[Segment]]]] = {
     P2mFrames: Planner.p2m_frames,
     PageBatch: Planner.page_batch,
     Chunk: Planner.chunk,
+    StartOfBody: Planner.start_of_body,
     EndOfBody: Planner.end_of_body,
     Unmapped: Planner.unmapped,
     Vcpu: Planner.vcpu,
@@ -369,6 +455,7 @@ RULES: Final[dict[type, Callable[[Planner, Any], Iterator[Segment]]]] = {
     HvmMagic: Planner.hvm_magic,
     HvmContext: Planner.hvm_context,
     DeviceModel: Planner.device_model,
+    CarriedRecord: Planner.carried_record,
     EndOfImage: Planner.end_of_image,
 }
 """OnlineVcpus gives nothing; the reader numbers the vCPU records by it."""

@@ -9,9 +9,10 @@ import numpy as np
 
 from xenmig_np import limits
 from xenmig_np.errors import NotSupported
-from xenmig_np.read.events import AnyEvent, Chunk, EndOfBody, OnlineVcpus, PageBatch
+from xenmig_np.read.events import AnyEvent, Chunk, EndOfBody, OnlineVcpus, PageBatch, Remark
 from xenmig_np.read.places import Extent
 from xenmig_np.read.reading import WRONG_PLACE, Reading, remark
+from xenmig_np.read.tmem import tmem
 from xenmig_np.wire import legacy, pages
 from xenmig_np.wire.legacy import Payload
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 def body(reading: Reading) -> Iterator[AnyEvent]:
     """The events of one body, its end among them."""
+    reading.vcpu_info = False
     while True:
         at = reading.cursor.at
         number = reading.cursor.number(legacy.CHUNK_ID, "chunk id")
@@ -35,9 +37,10 @@ def body(reading: Reading) -> Iterator[AnyEvent]:
             )
         if row.id == legacy.END:
             _no_stray_param(reading)
-            yield EndOfBody(at, reading.cursor.at - at)
+            yield from _end_of_pages(reading, at)
+            yield EndOfBody(at, reading.cursor.at - at, reading.final)
             return
-        yield from _chunk(reading, at, row)
+        yield from PAYLOADS[row.payload](reading, at, row)
 
 
 def _batch(reading: Reading, at: int, count: int) -> Iterator[AnyEvent]:
@@ -53,12 +56,32 @@ def _batch(reading: Reading, at: int, count: int) -> Iterator[AnyEvent]:
     words_at = reading.cursor.at
     words = reading.cursor.array(reading.shape.word, count, item)
     types, pfns = split(reading, words, words_at, item)
-    length = int(np.count_nonzero(pages.HAS_DATA[types])) * pages.PAGE_SIZE
     if repeated := _repeated(words[types != pages.PageType.XTAB]):
         yield remark("D21", f"{item}: entries that stand twice in it: {repeated}; the later copy counts", at)
-    extent = Extent(reading.cursor.skip(length, f"{item}, pages"), length)
-    yield PageBatch(at, reading.cursor.at - at, reading.batches, reading.part, types, pfns, extent)
+    extent, places = _pages(reading, pfns[pages.HAS_DATA[types]], item)
+    length = reading.cursor.at - at
+    yield PageBatch(at, length, reading.batches, reading.part, types, pfns, extent, reading.body, places)
     reading.batches += 1
+
+
+def _pages(reading: Reading, pfns: NDArray[np.uint32], item: str) -> tuple[Extent, NDArray[np.int64] | None]:
+    """Where the pages of a batch lie; in a compressed body they come later (legacy-stream.md 5.1)."""
+    length = len(pfns) * pages.PAGE_SIZE
+    if reading.delta:
+        reading.delta.announce(pfns)
+        return Extent(reading.cursor.at, 0), None
+    if reading.decoded:
+        places = reading.decoded.next(len(pfns))
+        first = int(places[0]) if len(places) else reading.cursor.at
+        return Extent(first, length, reading.decoded.source), places
+    return Extent(reading.cursor.skip(length, f"{item}, pages"), length, reading.held), None
+
+
+def _end_of_pages(reading: Reading, at: int) -> Iterator[AnyEvent]:
+    if reading.delta:
+        reading.surplus = reading.delta.finish(at)
+    if reading.decoded and reading.decoded.note:
+        yield Remark(reading.decoded.note)
 
 
 def split(
@@ -108,21 +131,11 @@ def _every(  # noqa: PLR0913, PLR0917 - the facts of the error
     )
 
 
-def _chunk(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[AnyEvent]:
-    if row.refused:
-        raise NotSupported(
-            f"{row.refused}",
-            path=reading.path,
-            offset=at,
-            item=f"chunk {row.id} ({row.name})",
-        )
-    yield from PAYLOADS[row.payload](reading, at, row)
-
-
 def _nothing(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[AnyEvent]:
     if row.id == legacy.VERIFY_MODE:
         reading.part = 1
     reading.last_checkpoint |= row.id == legacy.LAST_CHECKPOINT
+    reading.compression |= row.id == legacy.ENABLE_COMPRESSION
     yield Chunk(at, reading.cursor.at - at, row, b"")
 
 
@@ -165,8 +178,42 @@ def _vcpu_info(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[Any
     online = tuple(int(bit) for bit in bits[bits <= highest])
     if len(online) < len(bits):
         yield remark("D9", f"{_item(row)}: bits above the highest vCPU id {highest} ignored", at)
+    if reading.body and online != reading.online:
+        text = "the online vCPUs are others than those of the checkpoint before: Xen misread the tail then"
+        yield remark("legacy 1.1", text, at)
     reading.online = online
+    reading.vcpu_info = True
     yield OnlineVcpus(at, reading.cursor.at - at, row, payload, highest, online)
+
+
+def _tmem(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[AnyEvent]:
+    if not reading.cursor.source.seekable:
+        raise NotSupported(
+            f"{row.refused}, from a pipe",
+            path=reading.path,
+            offset=at,
+            item=_item(row),
+            hint="give a file, or --spool DIR",
+        )
+    pages_in_it = tmem(reading, row.id == legacy.TMEM_EXTRA)
+    yield Chunk(at, reading.cursor.at - at, row, b"", pages_in_it)
+
+
+def _compressed(reading: Reading, at: int, row: legacy.ChunkType) -> Iterator[AnyEvent]:
+    """Chunk -12; its pages belong to batches of the body (5.1)."""
+    if not (reading.delta or reading.decoded):
+        expected = "it behind a checkpoint with chunk -13 only"
+        raise reading.invalid(at, _item(row), "it in a body whose batches hold their pages", expected)
+    length = left = reading.cursor.number(reading.shape.word, _item(row))
+    if length > legacy.COMPRESSED_MAX:
+        raise reading.invalid(at, _item(row), f"{length:,} bytes", f"at most {legacy.COMPRESSED_MAX:,}")
+    while reading.delta and left:
+        begin = reading.cursor.at
+        piece = reading.cursor.take(min(left, limits.MIB), _item(row))
+        reading.delta.feed(memoryview(piece), begin)
+        left -= len(piece)
+    reading.cursor.skip(left, _item(row))
+    yield Chunk(at, reading.cursor.at - at, row, b"")
 
 
 PAYLOADS: Final[dict[Payload, Callable[[Reading, int, legacy.ChunkType], Iterator[AnyEvent]]]] = {
@@ -175,6 +222,8 @@ PAYLOADS: Final[dict[Payload, Callable[[Reading, int, legacy.ChunkType], Iterato
     Payload.VCPU_INFO: _vcpu_info,
     Payload.TSC_INFO: _tsc_info,
     Payload.TOOLSTACK: _toolstack,
+    Payload.TMEM: _tmem,
+    Payload.COMPRESSED: _compressed,
 }
 
 

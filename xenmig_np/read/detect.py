@@ -44,11 +44,22 @@ class _Contradiction(Exception):
     """A reading that the bytes rule out."""
 
 
-def detect(
-    source: Source, at: int, *, width: int | None = None, guest: Guest | None = None, yielding: bool = False
+class _Undecided(UsageError):
+    """Both kinds of guest remain possible."""
+
+
+def detect(  # noqa: PLR0913 - each is said by somebody else
+    source: Source,
+    at: int,
+    *,
+    width: int | None = None,
+    guest: Guest | None = None,
+    likely: Guest | None = None,
+    yielding: bool = False,
 ) -> Detected:
     """The shape of the legacy image at ``at``; ``width`` and ``guest`` are what the user says.
 
+    ``likely`` is what the carrier says of the guest: it decides where nothing else does (containers.md 9.2).
     ``yielding``: where ``width`` contradicts the image, it yields (reference-tools.md D-08).
     On a pipe only what fits into the replay window is looked at. Raises :class:`NotRecognised`,
     :class:`UsageError` where the user contradicts the image or has to decide, :class:`NotSupported` (ia64).
@@ -70,7 +81,12 @@ def detect(
     p2m_size = int(np.frombuffer(begin, legacy.WORDS[proven], 1)[0])
     if not (width and guest):
         _plausible(p2m_size, source.path, at, begin)
-    kind, why = _guest(source, at, proven, begin, guest)
+    try:
+        kind, why = _guest(source, at, proven, begin, guest)
+    except _Undecided:
+        if likely is None:
+            raise
+        kind, why = likely, f"it reads as PV and as HVM, its configuration says {GUEST_NAMES[likely]}"
     reasons.append(why)
     return Detected(Shape(proven, kind), tuple(reasons))
 
@@ -153,7 +169,7 @@ def _decided(
         other = next(guest for guest in (Guest.PV, Guest.HVM) if guest is not possible[0])
         return possible[0], f"it does not read as {GUEST_NAMES[other]}: {failures[other]}"
     if possible:
-        raise UsageError(
+        raise _Undecided(
             "the beginning reads both as PV and as HVM",
             path=source.path,
             offset=at,

@@ -10,10 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from xenmig_np.io.runs import runs
 from xenmig_np.read.places import Event, Extent
+from xenmig_np.wire.pages import PAGE_SIZE
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from xenmig_np.errors import Note
@@ -71,10 +76,28 @@ class PageBatch(Event):
     pfns: NDArray[np.uint32]
     """Shape (words,); of XTAB words whatever their low bits hold."""
     pages: Extent
+    body: int
+    """Of which checkpoint, from 0."""
+    places: NDArray[np.int64] | None = None
+    """Where in the source of ``pages`` each page lies, shape (pages,), if they do not lie together."""
 
     @property
     def item(self) -> str:
         return f"page batch {self.index}"
+
+    def extents(self, numbers: NDArray[np.intp]) -> Iterator[Extent]:
+        """Where pages of the batch lie by their ascending numbers; neighbours are one extent."""
+        source = self.pages.source
+        if self.places is None:
+            for first, count in runs(numbers):
+                yield Extent(self.pages.offset + first * PAGE_SIZE, count * PAGE_SIZE, source)
+            return
+        places = self.places[numbers]
+        ends = [*(np.flatnonzero(np.diff(places) != PAGE_SIZE) + 1).tolist(), len(places)]
+        first = 0
+        for end in ends if len(places) else ():
+            yield Extent(int(places[first]), (end - first) * PAGE_SIZE, source)
+            first = end
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +120,19 @@ class OnlineVcpus(Chunk):
 
 
 @dataclass(frozen=True, slots=True)
+class StartOfBody(Event):
+    """Another checkpoint begins, a complete one: its tail counts, not the one before (v2-stream.md 19.14)."""
+
+    body: int
+    """Its number; the first body is 0 and has no such event."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndOfBody(Event):
     """Chunk 0."""
+
+    final: bool
+    """Nothing of another checkpoint can follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +186,8 @@ class DeviceModel(Event):
 
     row: DeviceModelRecord
     state: Extent
+    version: int | None
+    """Of a state that begins with ``QEVM`` (containers.md 6.4)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from xenmig_np.read.events import (
     AnyEvent,
     Chunk,
     DeviceModel,
+    EndOfBody,
     EndOfImage,
     ExtendedInfo,
     HvmContext,
@@ -24,6 +25,7 @@ from xenmig_np.read.events import (
     P2mSize,
     PageBatch,
     Remark,
+    StartOfBody,
     Unmapped,
 )
 from xenmig_np.read.pfnset import PfnSet
@@ -47,11 +49,21 @@ class Notes:
     def __init__(self) -> None:
         self._kept: list[Note] = []
         self._counts: Counter[str] = Counter()
+        self._marked: tuple[int, Counter[str]] = (0, Counter())
 
     def add(self, note: Note) -> None:
         self._counts[note.rule] += 1
         if self._counts[note.rule] <= limits.NOTES_PER_RULE:
             self._kept.append(note)
+
+    def mark(self) -> None:
+        """What is added from here on may be forgotten."""
+        self._marked = len(self._kept), self._counts.copy()
+
+    def forget(self) -> None:
+        """Of what was added since :meth:`mark` nothing counts."""
+        count, self._counts = self._marked
+        del self._kept[count:]
 
     def all(self) -> list[Note]:
         """Those that were kept, and for each rule that had more, how many more."""
@@ -65,7 +77,11 @@ class Notes:
 
 @dataclass(slots=True)
 class Facts:
-    """Sums and small things of one image; arrays as large as the guest, but nothing of its pages."""
+    """Sums and small things of one image; arrays as large as the guest, but nothing of its pages.
+
+    Of an image with several checkpoints batches and chunks are counted in all of them; what their tails say,
+    HVM parameters and toolstack data are those that count in the end (v2-stream.md 19.14).
+    """
 
     shape: Shape
     path: str
@@ -74,6 +90,7 @@ class Facts:
     frames: P2mFrames | None = None
     two_levels: bool = False
     """A 32-bit guest whose page tables have two levels: known behind its first vCPU."""
+    bodies: int = 1
     batches: int = 0
     type_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(16, np.int64))
     """Words by type, as they stand in the batches."""
@@ -93,6 +110,8 @@ class Facts:
     hvm_vcpus: int = 0
     device_model: DeviceModel | None = None
     toolstack_bytes: int = 0
+    toolstack_body: int = 0
+    """Number of the body that they are in."""
     end: int = 0
     """Offset behind the image."""
     notes: Notes = field(default_factory=Notes)
@@ -163,28 +182,52 @@ def _page_batch(facts: Facts, event: PageBatch) -> None:
 def _chunk(facts: Facts, event: Chunk) -> None:
     facts.chunks[event.row.name] += 1
     if event.row.param is not None:
-        facts.params.append((event.row.param, event.value))
+        _put_param(facts, event.row.param, event.value)
         if len(facts.params) > limits.PARAMETERS_MAX:
-            raise InvalidImage(
-                path=facts.path,
-                offset=event.offset,
-                item=f"chunk {event.row.id} ({event.row.name})",
-                found=f"more than {limits.PARAMETERS_MAX:,} HVM parameters",
-                expected="some 15",
-            )
+            raise _too_much(facts, event, f"more than {limits.PARAMETERS_MAX:,} HVM parameters", "some 15")
     elif event.row.payload is Payload.TSC_INFO:
         facts.tsc = {name: int(event.value[name]) for name in legacy.TSC_INFO.names or ()}
     elif event.row.payload is Payload.TOOLSTACK:
-        facts.toolstack_bytes += len(event.payload)
-        if facts.toolstack_bytes > limits.TOOLSTACK_TOTAL_MAX:
-            raise InvalidImage(
-                path=facts.path,
-                offset=event.offset,
-                item=f"chunk {event.row.id} ({event.row.name})",
-                found=f"{facts.toolstack_bytes:,} bytes of toolstack data in all",
-                expected=f"at most {limits.TOOLSTACK_TOTAL_MAX:,}",
-            )
+        _toolstack(facts, event)
     facts.verify |= event.row.id == legacy.VERIFY_MODE
+
+
+def _put_param(facts: Facts, number: int, value: int) -> None:
+    """Of later bodies a parameter takes the place of the last one with its number."""
+    if facts.bodies > 1:
+        for index in range(len(facts.params) - 1, -1, -1):
+            if facts.params[index][0] == number:
+                facts.params[index] = number, value
+                return
+    facts.params.append((number, value))
+
+
+def _toolstack(facts: Facts, event: Chunk) -> None:
+    if facts.toolstack_body != facts.bodies - 1:
+        facts.toolstack_body = facts.bodies - 1
+        facts.toolstack_bytes = 0
+    facts.toolstack_bytes += len(event.payload)
+    if facts.toolstack_bytes > limits.TOOLSTACK_TOTAL_MAX:
+        found = f"{facts.toolstack_bytes:,} bytes of toolstack data in all"
+        raise _too_much(facts, event, found, f"at most {limits.TOOLSTACK_TOTAL_MAX:,}")
+
+
+def _too_much(facts: Facts, event: Chunk, found: str, expected: str) -> InvalidImage:
+    item = f"chunk {event.row.id} ({event.row.name})"
+    return InvalidImage(path=facts.path, offset=event.offset, item=item, found=found, expected=expected)
+
+
+def _start_of_body(facts: Facts, event: StartOfBody) -> None:
+    facts.bodies = event.body + 1
+    facts.notes.forget()
+    if facts.unmapped_entries:
+        facts.unmapped = PfnSet(facts.p2m_size)
+        facts.unmapped_entries = facts.unmapped_sent = 0
+    facts.device_model = None
+
+
+def _end_of_body(facts: Facts, _event: EndOfBody) -> None:
+    facts.notes.mark()
 
 
 def _online(facts: Facts, event: OnlineVcpus) -> None:
@@ -199,7 +242,8 @@ def _unmapped(facts: Facts, event: Unmapped) -> None:
 
 
 def _hvm_magic(facts: Facts, event: HvmMagic) -> None:
-    facts.params += [(int(param), value) for param, value in zip(hvm.MAGIC_PARAMS, event.values, strict=True)]
+    for param, value in zip(hvm.MAGIC_PARAMS, event.values, strict=True):
+        _put_param(facts, int(param), value)
 
 
 def _hvm_context(facts: Facts, event: HvmContext) -> None:
@@ -226,6 +270,8 @@ SEERS: Final[dict[type, Callable[[Facts, Any], None]]] = {
     PageBatch: _page_batch,
     Chunk: _chunk,
     OnlineVcpus: _online,
+    StartOfBody: _start_of_body,
+    EndOfBody: _end_of_body,
     Unmapped: _unmapped,
     HvmMagic: _hvm_magic,
     HvmContext: _hvm_context,

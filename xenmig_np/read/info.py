@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from xenmig_np.read.release import releases
-from xenmig_np.wire import pages
+from xenmig_np.wire import legacy, pages
 from xenmig_np.wire.hvm import HvmParam
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Config:
     """The configuration that a carrier holds."""
 
     kind: str
-    """``text``, ``json`` or ``none``."""
+    """``text``, ``json``, ``sxp`` (xend), ``xml`` (libvirt), ``xenops`` (XenServer) or ``none``."""
     bytes: int
     name: str | None
     """Of the guest, if it says so."""
@@ -65,6 +65,10 @@ class ImageInfo:
     tsc: dict[str, int] | None
     unmapped: int
     """Pfns that a PV guest does not have any more."""
+    checkpoints: int
+    """Complete ones, the last of which counts; 1: an image that is not checkpointed."""
+    incomplete_checkpoint: bool
+    """Another one follows that breaks off; it does not count."""
     verify_mode: bool
     context_bytes: int
     """Of the HVM context."""
@@ -85,14 +89,18 @@ class ImageInfo:
 
 def image_info(image: LegacyImage, facts: Facts) -> ImageInfo:
     """What ``facts``, complete, say of an image."""
-    xl = image.carried.xl
+    header = image.carried.header
     source = image.source
     model = facts.device_model
     return ImageInfo(
         path=source.path,
         kind="legacy",
         carrier=image.carried.carrier,
-        config=Config(xl.config_kind, len(xl.config), xl.guest_name) if xl else Config("none", 0, None),
+        config=(
+            Config(header.config_kind, len(header.config), header.guest_name)
+            if header
+            else Config("none", 0, None)
+        ),
         width=facts.shape.width,
         guest=facts.guest_name,
         saved_by=releases(facts),
@@ -110,26 +118,34 @@ def image_info(image: LegacyImage, facts: Facts) -> ImageInfo:
         hvm_params={HvmParam(number).name: value for number, value in facts.params},
         tsc=facts.tsc,
         unmapped=facts.unmapped_entries,
+        checkpoints=facts.bodies,
+        incomplete_checkpoint=_incomplete(facts),
         verify_mode=facts.verify,
         context_bytes=facts.context_length,
         device_model=model.row.signature.decode().strip() if model else None,
         device_model_bytes=model.state.length if model else 0,
         toolstack_bytes=facts.toolstack_bytes,
         refused=refusal(facts),
-        reasons=image.detected.reasons,
+        reasons=image.carried.reasons + image.detected.reasons,
         warnings=tuple(facts.notes.all()),
     )
+
+
+def _incomplete(facts: Facts) -> bool:
+    """Whether the reader left a checkpoint out: it tells so, beside how many complete ones there are."""
+    told = sum(note.rule == "D28" for note in facts.notes.all())
+    return told > (facts.bodies > 1)
+
+
+TWO_LEVELS: Final = "a 32-bit guest with two-level page tables (non-PAE), which migration v2 does not have"
 
 
 def refusal(facts: Facts) -> str | None:
     """Why an image that was read well is not converted."""
     if facts.two_levels:
-        return "a 32-bit guest with two-level page tables (non-PAE), which migration v2 does not have"
-    if facts.info and not facts.info.length:
-        return "a PV image without extended info (Xen 3.0 or 3.1)"
-    if (model := facts.device_model) and facts.info is None and not model.row.converted:
-        return f"the device-model record {model.row.signature.decode().strip()} of {model.row.writer}"
-    return None
+        return TWO_LEVELS
+    chunks = (row for row in legacy.CHUNKS if row.refused and facts.chunks[row.name])
+    return next((row.refused for row in chunks), None)
 
 
 def type_names(counts: NDArray[np.int64]) -> dict[str, int]:

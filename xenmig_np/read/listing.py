@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from xenmig_np import limits
 from xenmig_np.carriers.recognise import recognise
+from xenmig_np.carriers.xapi import StructuredHeader, records_behind
+from xenmig_np.io.cursor import Cursor
 from xenmig_np.read import records
 from xenmig_np.read.events import (
     Chunk,
@@ -22,23 +25,28 @@ from xenmig_np.read.events import (
     P2mFrames,
     P2mSize,
     PageBatch,
+    Remark,
     SharedInfo,
+    StartOfBody,
     Unmapped,
     Vcpu,
 )
 from xenmig_np.read.image import find
 from xenmig_np.read.info import type_names
+from xenmig_np.read.reading import Reading, Shape
+from xenmig_np.read.tails import device_model
 from xenmig_np.read.v2 import StreamReader
 from xenmig_np.wire import legacy, libxc, pages
-from xenmig_np.wire.legacy import Payload
+from xenmig_np.wire.legacy import Guest, Payload
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xenmig_np.carriers.recognise import Carried
     from xenmig_np.io.source import Source
-    from xenmig_np.wire.legacy import Guest
 
+LEFT_OUT: Final = frozenset({"D28", "trailing"})
+"""Remarks of the reader on bytes behind an image; the last of them counts."""
 VALUES_SHOWN: Final = 64
 """Parameters of one record that are listed; the count tells how many there are."""
 
@@ -61,8 +69,7 @@ def entries(
     Raises as the readers do, behind what could be read.
     """
     carried = recognise(source)
-    if carried.xl:
-        yield _carrier(source, carried)
+    yield from _before(source, carried)
     if carried.stream == "legacy":
         image = find(source, width=width, guest=guest)
         events: Iterator[Any] = image.events(image.new_facts())
@@ -70,7 +77,9 @@ def entries(
         source.release()
         events = StreamReader(source, carried.at, bodies=True).events()
     batches = _Batches()
+    end = _End()
     for event in events:
+        end.see(event)
         if isinstance(event, PageBatch | records.PageData) and not every:
             batches.add(event)
             continue
@@ -79,12 +88,64 @@ def entries(
             name, details = describe(event)
             yield Entry(event.offset, event.length, name, details)
     yield from batches.taken()
+    if source.drained and (source.seekable or carried.stream != "legacy"):  # else it has been read already
+        yield from _behind(source, carried, end)
 
 
-def _carrier(source: Source, carried: Carried) -> Entry:
-    xl = carried.xl
-    details = {} if xl is None else {"mandatory_flags": xl.mandatory_flags, "config": xl.config_kind}
-    return Entry(source.start, carried.at - source.start, "xl header", details)
+# ---- around the stream -----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _End:
+    """What is known of the end when that is reached."""
+
+    at: int = 0
+    why: str | None = None
+    """What the reader of legacy images says of the bytes behind it."""
+    libxl: bool = False
+    hvm: bool = False
+    """The guest of a stream is one."""
+
+    def see(self, event: object) -> None:
+        match event:
+            case Remark() if event.note.rule in LEFT_OUT:
+                self.why = event.note.text
+            case records.LibxlHeader():
+                self.libxl = True
+            case records.DomainHeader():
+                self.hvm = event.type == libxc.DOMAIN_TYPE[Guest.HVM]
+            case EndOfImage() | records.EndOfStream():
+                self.at = event.offset
+
+
+def _before(source: Source, carried: Carried) -> Iterator[Entry]:
+    length = carried.header.length if carried.header else 0
+    if begin := carried.at - length - source.start:
+        yield Entry(source.start, begin, "preamble", {})
+    if header := carried.header:
+        details: dict[str, Any] = {"config": header.config_kind}
+        if carried.xl:
+            details = {"mandatory_flags": carried.xl.mandatory_flags, **details}
+        if isinstance(header, StructuredHeader):
+            details["records"] = [record.name for record in header.records]
+        yield Entry(carried.at - length, length, f"{carried.carrier} header", details)
+
+
+def _behind(source: Source, carried: Carried, end: _End) -> Iterator[Entry]:
+    at = end.at
+    reading = Reading(Cursor(source, at), Shape(64, Guest.HVM))
+    if isinstance(carried.header, StructuredHeader):
+        for record in records_behind(source, at):
+            yield Entry(at, record.end - at, f"xapi record {record.name}", {"bytes": record.length})
+            at = record.end
+    elif end.hvm and not end.libxl:  # a device-model record may follow
+        for event in device_model(reading):
+            if isinstance(event, DeviceModel):
+                yield Entry(event.offset, event.length, *_device_model(event))
+                at = event.offset + event.length
+    reading.cursor.at = at
+    if count := reading.cursor.left(limits.TRAILING_COUNTED):
+        yield Entry(at, count, "left out", {"because": end.why} if end.why else {})
 
 
 class _Batches:
@@ -139,6 +200,8 @@ def _chunk(event: Chunk) -> Described:
             details = {name: int(event.value[name]) for name in legacy.TSC_INFO.names or ()}
         case Payload.TOOLSTACK:
             details = {"bytes": len(event.payload)}
+        case Payload.TMEM:
+            details = {"entries" if event.row.id == legacy.TMEM_EXTRA else "pages": event.value}
     return f"chunk {event.row.id} ({event.row.name})", details
 
 
@@ -152,8 +215,10 @@ def _vcpu(event: Vcpu) -> Described:
 
 
 def _device_model(event: DeviceModel) -> Described:
-    signature = event.row.signature.decode().strip()
-    return "device-model record", {"signature": signature, "bytes": event.state.length}
+    details = {"signature": event.row.signature.decode().strip(), "bytes": event.state.length}
+    if event.version is not None:
+        details["version"] = event.version
+    return "device-model record", details
 
 
 def _batch(event: PageBatch) -> Described:
@@ -193,6 +258,7 @@ DESCRIBE: Final[dict[type, Callable[[Any], Described]]] = {
     PageBatch: _batch,
     Chunk: _chunk,
     OnlineVcpus: _online,
+    StartOfBody: lambda event: ("start of checkpoint", {"number": event.body}),
     EndOfBody: lambda _: ("chunk 0 (end)", {}),
     Unmapped: lambda event: ("unmapped pfns", {"count": len(event.pfns)}),
     Vcpu: _vcpu,

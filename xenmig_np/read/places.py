@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from xenmig_np.io.source import Source
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Bytes of the input."""
+    """Bytes of the input, or of ``source`` if there is one: what a pipe delivered, pages that were made."""
 
     offset: int
     length: int
+    source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)

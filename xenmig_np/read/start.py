@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def p2m_size(reading: Reading) -> P2mSize:
     """The first field (2.1)."""
-    at = reading.cursor.at
+    at = reading.begin = reading.cursor.at
     reading.p2m_size = reading.cursor.number(reading.shape.word, "p2m_size")
     if not 1 <= reading.p2m_size <= limits.P2M_SIZE_MAX:
         raise reading.invalid(

@@ -23,6 +23,11 @@ from xenmig_np.read.reading import WRONG_PLACE, Reading, remark
 from xenmig_np.wire import hvm, legacy, qemu, vcpu
 from xenmig_np.wire.legacy import Guest
 
+ITEM: Final = "device-model record"
+TRADITIONAL: Final = (
+    "the device model is qemu-traditional: Xen 4.6 to 4.20 restore it, with qemu-xen-traditional installed"
+)
+
 
 def _pv_tail(reading: Reading) -> Iterator[AnyEvent]:
     yield from _unmapped(reading)
@@ -111,30 +116,41 @@ def device_model(reading: Reading) -> Iterator[AnyEvent]:
     """The device-model record that may follow (7.3)."""
     if not reading.cursor.source.drained and reading.shape.guest is Guest.PV:
         return  # the bytes behind a PV image belong to somebody else
+    reading.hold()
+    at = reading.cursor.at
+    row = _signature(reading)
+    if row is None:
+        return
+    name = row.signature.decode().strip()
+    reading.cursor.take(len(row.signature), ITEM)
+    length = _length(reading, row)
+    if length > limits.DEVICE_MODEL_MAX:
+        raise reading.invalid(at, ITEM, f"{length:,} bytes", f"at most {limits.DEVICE_MODEL_MAX:,}")
+    if length > limits.DEVICE_MODEL_USUAL:
+        yield remark("containers 6.2", f"the device-model state has {length:,} bytes, usual are some KiB", at)
+    version = _version(reading.cursor.peek(min(length, qemu.STATE_HEAD.itemsize)))
+    state = Extent(reading.cursor.skip(length, ITEM), length, reading.held)
+    if reading.shape.guest is Guest.PV:
+        yield remark("containers 2.2", f"a device-model record {name} behind a PV guest left out", at)
+    elif row.length is None and version is None:
+        yield remark("legacy 7.3", "the device-model state does not begin with QEVM: Xen 4.x refused it", at)
+    elif row.traditional:
+        yield remark("containers 9.4", TRADITIONAL, at)
+    yield DeviceModel(at, reading.cursor.at - at, row, state, version)
+
+
+def _signature(reading: Reading) -> qemu.DeviceModelRecord | None:
+    """The form of the record that begins here. Raises :class:`TruncatedImage` for a part of a signature."""
     start = reading.cursor.peek(qemu.SIGNATURE_SIZE)
     if qemu.DEVICE_MODEL_RECORDS[-1].signature == start:
         start = reading.cursor.peek(qemu.SIGNATURE_SIZE + 1)
     row = next((row for row in qemu.DEVICE_MODEL_RECORDS if start.startswith(row.signature)), None)
-    at = reading.cursor.at
     if row is None:
         begun = start and any(row.signature.startswith(start) for row in qemu.DEVICE_MODEL_RECORDS)
         if begun and reading.shape.guest is Guest.HVM:
-            raise reading.cursor.truncated(qemu.SIGNATURE_SIZE, "device-model record", len(start))
+            raise reading.cursor.truncated(qemu.SIGNATURE_SIZE, ITEM, len(start))
         _not_ours(reading, start)
-        return
-    name = row.signature.decode().strip()
-    reading.cursor.take(len(row.signature), "device-model record")
-    length = _device_model_length(reading, at, row)
-    if length > limits.DEVICE_MODEL_MAX:
-        raise reading.invalid(
-            at, "device-model record", f"{length:,} bytes", f"at most {limits.DEVICE_MODEL_MAX:,}"
-        )
-    if length > limits.DEVICE_MODEL_USUAL:
-        yield remark("containers 6.2", f"the device-model state has {length:,} bytes, usual are some KiB", at)
-    state = Extent(reading.cursor.skip(length, "device-model record"), length)
-    if reading.shape.guest is Guest.PV:
-        yield remark("containers 2.2", f"a device-model record {name} behind a PV guest left out", at)
-    yield DeviceModel(at, reading.cursor.at - at, row, state)
+    return row
 
 
 def _not_ours(reading: Reading, start: bytes) -> None:
@@ -145,24 +161,24 @@ def _not_ours(reading: Reading, start: bytes) -> None:
             f"{start!r} where a device-model record begins",
             path=reading.path,
             offset=reading.cursor.at,
-            item="device-model record",
+            item=ITEM,
         )
 
 
-def _device_model_length(reading: Reading, at: int, row: qemu.DeviceModelRecord) -> int:
+def _length(reading: Reading, row: qemu.DeviceModelRecord) -> int:
+    """Bytes of the state; one of version 2 says so itself where no field does (containers.md 6.3)."""
     if row.length is not None:
-        return reading.cursor.number(row.length, "device-model record")
-    if reading.shape.guest is Guest.PV:  # nothing of it is needed
-        return reading.cursor.left(limits.DEVICE_MODEL_MAX + 1)
-    if reading.cursor.source.end is None:
-        raise NotSupported(
-            f"the device-model record of {row.writer}, which has no length, from a pipe",
-            path=reading.path,
-            offset=at,
-            item="device-model record",
-            hint="give a file",
-        )
-    return reading.cursor.source.end - reading.cursor.at
+        return reading.cursor.number(row.length, ITEM)
+    head = reading.cursor.peek(qemu.STATE_V2_HEAD.itemsize)
+    if len(head) == qemu.STATE_V2_HEAD.itemsize and head.startswith(qemu.STATE_V2_BEGIN):
+        return len(head) + int(np.frombuffer(head, qemu.STATE_V2_HEAD)[0]["length"])
+    return reading.cursor.left(limits.DEVICE_MODEL_MAX + 1)
+
+
+def _version(head: bytes) -> int | None:
+    if len(head) < qemu.STATE_HEAD.itemsize or not head.startswith(qemu.STATE_MAGIC):
+        return None
+    return int(np.frombuffer(head, qemu.STATE_HEAD)[0]["version"])
 
 
 TAILS: Final[dict[Guest, Callable[[Reading], Iterator[AnyEvent]]]] = {

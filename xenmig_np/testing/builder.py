@@ -90,6 +90,8 @@ class LegacyImage:
     """HVM."""
     context_length: int | None = None
     device_model: DeviceModel | None = None
+    later: tuple[LegacyImage, ...] = ()
+    """Further checkpoints (Remus): body, tail and device-model record of each are written."""
     trailing: bytes = b""
 
     def parts(self) -> list[Part]:
@@ -120,13 +122,19 @@ class LegacyImage:
         yield "p2m_size", le(self.p2m_size, size)
         if self.guest != "hvm":
             yield from self._pv_head(size)
+        yield from self.checkpoint(size)
+        for index, image in enumerate(self.later):
+            yield from under(f"later.{index}", image.checkpoint(size))
+        yield "trailing", self.trailing
+
+    def checkpoint(self, size: int) -> Iterator[Field]:
+        """Fields of the body and of what belongs to it; ``size`` is the bytes of a word."""
         yield from each("body", self.body, size)
         if self.end is not None:
             yield "end", le(self.end, 4)
         yield from self._hvm_tail(size) if self.guest == "hvm" else self._pv_tail(size)
         if self.device_model:
             yield from under("device_model", self.device_model.fields(size))
-        yield "trailing", self.trailing
 
     def _pv_head(self, size: int) -> Iterator[Field]:
         if self.blocks is not None:

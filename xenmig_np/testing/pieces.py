@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TSC_INFO, VCPU_INFO, TOOLSTACK, VERIFY_MODE, LAST_CHECKPOINT = -7, -2, -18, -1, -9
+TMEM, TMEM_EXTRA, COMPRESSED_DATA, ENABLE_COMPRESSION = -5, -6, -12, -13
 """Ids of control chunks."""
 SSE_AREA: Final = Filled(576)
 """What a vCPU without AVX has to save."""
@@ -179,6 +180,72 @@ class Toolstack:
             yield "count", le(overridden(self.count, len(self.entries)), 4)
             yield from each("physmap", self.entries, size)
         yield "behind", self.behind
+
+
+@dataclass(frozen=True, slots=True)
+class TmemPool:
+    """Pages of one pool as (object id, index, data); ``ends`` puts an id of ones behind them."""
+
+    id: int = 0
+    flags: int = 1
+    pages: tuple[tuple[bytes, int, Data], ...] = ()
+    count: int | None = None
+    ends: bytes = b""
+    uuid: bytes = bytes(16)
+
+    def fields(self, _size: int, /) -> Iterator[Field]:
+        yield "id", le(self.id, 4)
+        yield "flags", le(self.flags, 4)
+        yield "n_pages", le(overridden(self.count, len(self.pages)), 4)
+        yield "uuid", self.uuid
+        for index, (oid, number, data) in enumerate(self.pages):
+            yield f"object.{index}", oid + le(number, 4)
+            yield f"content.{index}", bytes(data)
+        yield "ends", self.ends
+
+
+@dataclass(frozen=True, slots=True)
+class Tmem:
+    """Chunk -5."""
+
+    pools: tuple[Piece, ...] = ()
+    separators: tuple[int, int] = (-1, -1)
+
+    def fields(self, size: int, /) -> Iterator[Field]:
+        yield "id", le(TMEM, 4)
+        yield "version", le(1, 4)
+        yield "max_pools", le(16, 4)
+        yield "separator.0", le(self.separators[0], 4)
+        yield from ((name, le(0, 4)) for name in ("flags", "weight", "cap"))
+        yield "separator.1", le(self.separators[1], 4)
+        yield from each("pool", self.pools, size)
+        yield "no_more_pools", le(-1, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class TmemExtra:
+    """Chunk -6: entries as (number of the pool, object id, index)."""
+
+    entries: tuple[tuple[int, bytes, int], ...] = ()
+
+    def fields(self, _size: int, /) -> Iterator[Field]:
+        yield "id", le(TMEM_EXTRA, 4)
+        for index, (pool, oid, number) in enumerate(self.entries):
+            yield f"entry.{index}", le(pool, 4) + oid + le(number, 4)
+        yield "no_more_entries", le(-1, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """Chunk -12: encoded pages, or a piece of them."""
+
+    payload: bytes
+    length: int | None = None
+
+    def fields(self, size: int, /) -> Iterator[Field]:
+        yield "id", le(COMPRESSED_DATA, 4)
+        yield "length", le(overridden(self.length, len(self.payload)), size)
+        yield "payload", self.payload
 
 
 @dataclass(frozen=True, slots=True)

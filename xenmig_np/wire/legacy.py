@@ -59,11 +59,10 @@ class ChunkType(NamedTuple):
     """First release that wrote it."""
     param: HvmParam | None = None
     refused: str | None = None
-    """Why an image with this chunk is not converted."""
+    """Why an image with this chunk is not converted, unless the user has it dropped."""
 
 
 _TMEM = "the guest used transcendent memory (tmem), which migration v2 cannot carry"
-_COMPRESSED = "a checkpointed (Remus) image with compressed page data"
 
 CHUNKS: Final = (
     ChunkType(0, "end", Guest.BOTH, Payload.NOTHING, "3.0"),
@@ -80,8 +79,8 @@ CHUNKS: Final = (
         -10, "hvm_acpi_ioports_location", Guest.HVM, Payload.HVM_PARAM, "4.1", HvmParam.ACPI_IOPORTS_LOCATION
     ),
     ChunkType(-11, "hvm_viridian", Guest.HVM, Payload.HVM_PARAM, "4.1.3", HvmParam.VIRIDIAN),
-    ChunkType(-12, "compressed_data", Guest.BOTH, Payload.COMPRESSED, "4.2", refused=_COMPRESSED),
-    ChunkType(-13, "enable_compression", Guest.BOTH, Payload.NOTHING, "4.2", refused=_COMPRESSED),
+    ChunkType(-12, "compressed_data", Guest.BOTH, Payload.COMPRESSED, "4.2"),
+    ChunkType(-13, "enable_compression", Guest.BOTH, Payload.NOTHING, "4.2"),
     ChunkType(
         -14, "hvm_generation_id_addr", Guest.HVM, Payload.HVM_PARAM, "4.2", HvmParam.VM_GENERATION_ID_ADDR
     ),
@@ -97,7 +96,10 @@ CHUNKS: Final = (
 )
 CHUNK_BY_ID: Final = {row.id: row for row in CHUNKS}
 CHUNK_BY_NAME: Final = {row.name: row for row in CHUNKS}
-END, VERIFY_MODE, LAST_CHECKPOINT = 0, -1, -9
+END, VERIFY_MODE, TMEM_EXTRA, LAST_CHECKPOINT, ENABLE_COMPRESSION = 0, -1, -6, -9, -13
+
+COMPRESSED_MAX: Final = 16 << 20
+"""Bytes of page data in one chunk -12: savers gather them in a buffer of this size (legacy-stream.md 5.5)."""
 
 HVM_PARAM: Final = np.dtype([("pad", "<u4"), ("value", "<u8")])
 """Behind the id of a parameter chunk, on both widths."""
@@ -114,6 +116,26 @@ PHYSMAP: Final = np.dtype(
 )
 PHYSMAP_SLACK: Final = {32: 0, 64: 4}
 """Stray bytes behind each name by toolstack width (legacy-stream.md 3.1)."""
+
+ONES: Final = 0xFFFF_FFFF
+TMEM_HEAD: Final = np.dtype(
+    [
+        ("version", "<u4"),
+        ("max_pools", "<u4"),
+        ("ones", "<u4"),
+        ("flags", "<u4"),
+        ("weight", "<u4"),
+        ("cap", "<u4"),
+        ("ones_2", "<u4"),
+    ]
+)
+"""Of chunk -5; pools follow, then :data:`ONES` in place of a pool's number (legacy-stream.md 6)."""
+TMEM_POOL: Final = np.dtype([("flags", "<u4"), ("n_pages", "<u4"), ("uuid", "<u8", 2)])
+"""Behind a pool's number; its pages follow, each behind an object id and a u32."""
+TMEM_OID_SIZES: Final = (24, 8)
+"""Bytes of an object id, of Xen 4.1 and later, and of 4.0; nothing tells which."""
+TMEM_ORDER_SHIFT, TMEM_ORDER_MASK, TMEM_ORDER_MAX = 4, 15, 2
+"""In the flags of a pool: its pages have 4096 << order bytes."""
 
 EXTENDED_HEAD: Final = np.dtype([("total", "<u4")])
 BLOCK_HEAD: Final = np.dtype([("id", "V4"), ("size", "<u4")])

@@ -18,7 +18,8 @@ class DeviceModelRecord(NamedTuple):
     length: np.dtype[np.unsignedinteger] | None
     """None: the state reaches to the end of the file."""
     writer: str
-    converted: bool
+    traditional: bool
+    """Its writer knew qemu-traditional alone (containers.md 6.4)."""
 
     def head(self, length: int) -> bytes:
         """What precedes a state of ``length`` bytes."""
@@ -26,10 +27,12 @@ class DeviceModelRecord(NamedTuple):
 
 
 DEVICE_MODEL_RECORDS: Final = (
-    DeviceModelRecord(b"DeviceModelRecord0002", np.dtype("<u4"), "libxl of Xen 4.1 to 4.5", converted=True),
-    DeviceModelRecord(b"RemusDeviceModelState", np.dtype("<u4"), "Remus of Xen 4.0 to 4.4", converted=False),
-    DeviceModelRecord(b"QemuDeviceModelRecord\n", np.dtype(">u4"), "XenServer", converted=False),
-    DeviceModelRecord(b"QemuDeviceModelRecord", None, "xend, or libxl of Xen 4.0", converted=False),
+    DeviceModelRecord(
+        b"DeviceModelRecord0002", np.dtype("<u4"), "libxl of Xen 4.1 to 4.5", traditional=False
+    ),
+    DeviceModelRecord(b"RemusDeviceModelState", np.dtype("<u4"), "Remus of Xen 4.0 to 4.4", traditional=True),
+    DeviceModelRecord(b"QemuDeviceModelRecord\n", np.dtype(">u4"), "XenServer", traditional=True),
+    DeviceModelRecord(b"QemuDeviceModelRecord", None, "xend, or libxl of Xen 4.0", traditional=True),
 )
 """Longer signatures first: the first row that fits is the one."""
 STATE_V2_HEAD: Final = np.dtype([("magic", "S4"), ("version", ">u4"), ("length", ">u8")])

@@ -25,3 +25,5 @@ CONFIG_LENGTH: Final = np.dtype("<u4")
 """First in the optional data."""
 HANDSHAKE: Final = b"domain is yours, you are cleared to unpause\0"
 """What the sender of xl migrate says behind the stream (containers.md 1.5)."""
+BANNER: Final = b"xl migration receiver ready, send binary domain data.\n"
+"""What the receiver of xl migrate says first; it may precede the header in a capture."""
