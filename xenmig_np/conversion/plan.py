@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xenmig_np.conversion.collapse import Collapse
 from xenmig_np.conversion.givenback import LeftOut
 from xenmig_np.conversion.planner import Choice, Planner
 from xenmig_np.errors import InvalidImage, Note
@@ -27,7 +28,7 @@ class Plan:
     Making one walks the heads of the image, so all that is wrong with it is raised then.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the input, and what is asked for
         self,
         image: LegacyImage,
         target: Target,
@@ -35,9 +36,11 @@ class Plan:
         *,
         skip_qemu: bool = False,
         drop_tmem: bool = False,
+        collapse: bool = False,
     ) -> None:
         self.image = image
         self._left_out: LeftOut | None = None
+        self._collapse: Collapse | None = None
         automatic = wrapping.format is Format.AUTO
         first = Format.LIBXL if automatic else wrapping.format
         try:
@@ -48,6 +51,9 @@ class Plan:
             self._measure(Choice(target, Format.LIBXC, wrapping, skip_qemu, drop_tmem))
         if self.facts.unmapped_sent or (self.facts.unmapped_entries and self.facts.superseded):
             self._left_out = LeftOut(image, self.facts)
+        if collapse and (self.facts.superseded or self.facts.verify):
+            self._collapse = Collapse(image, self.facts, self._left_out)
+        if self._left_out or self._collapse:
             self._measure(self.choice)
 
     def _lacks_device_model(self) -> bool:
@@ -55,7 +61,7 @@ class Plan:
 
     def _measure(self, choice: Choice) -> None:
         self.choice = choice
-        self.planner = Planner(self.image, choice, self.image.new_facts(), left_out=self._left_out)
+        self.planner = self._new_planner()
         self.size = sum(segment.length for segment in self.planner.segments())
         if (left_out := self._left_out) and self.planner.dropped:
             given_back = self.planner.dropped - left_out.tables
@@ -64,6 +70,13 @@ class Plan:
                 f"and superseded page tables that refer to such pages ({left_out.tables:,})"
             )
             self.facts.notes.add(Note("D22", text))
+        if self._collapse:
+            for text in self._collapse.remarks():
+                self.facts.notes.add(Note("collapse", text))
+
+    def _new_planner(self) -> Planner:
+        facts = self.image.new_facts()
+        return Planner(self.image, self.choice, facts, left_out=self._left_out, collapse=self._collapse)
 
     @property
     def facts(self) -> Facts:
@@ -77,7 +90,7 @@ class Plan:
 
     def segments(self) -> Generator[Segment, None, None]:
         """The output in order."""
-        return Planner(self.image, self.choice, self.image.new_facts(), left_out=self._left_out).segments()
+        return self._new_planner().segments()
 
     def lines(self) -> Iterator[str]:
         """The segments in words: offset in the output, length, and where the bytes come from."""

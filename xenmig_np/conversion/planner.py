@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xenmig_np.carriers.wrap import Wrapping
+    from xenmig_np.conversion.collapse import Collapse
     from xenmig_np.read.events import AnyEvent
     from xenmig_np.read.facts import Facts
     from xenmig_np.read.image import LegacyImage
@@ -73,15 +74,17 @@ class Planner:
 
     ``left_out`` are the words that D22 names, where the tail could be read before the pages. Without it pages
     of a PV guest are watched if ``watched``, and a conversion that should have left something out ends.
+    ``collapse`` knows the words to keep where superseded ones go as well.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the input, what is asked for, and what is known of its words
         self,
         image: LegacyImage,
         choice: Choice,
         facts: Facts,
         *,
         left_out: LeftOut | None = None,
+        collapse: Collapse | None = None,
         watched: bool = False,
     ) -> None:
         self.image = image
@@ -93,7 +96,10 @@ class Planner:
         """Words of PAGE_DATA records by type."""
         self.dropped = 0
         """Words that D22 left out."""
+        self.superseded = 0
+        """Words that were left out beyond that, as the image is collapsed."""
         self._left_out = left_out
+        self._collapse = collapse
         self._watched = watched
         self._watch: Watch | None = None
         self._body = 0
@@ -174,17 +180,32 @@ class Planner:
     # ---- the body ------------------------------------------------------------------------------------------
 
     def page_batch(self, event: PageBatch) -> Iterator[Segment]:
+        if event.run and event.places is None and not (self._left_out or self._collapse or self._watch):
+            yield from self._ordinary(event)
+            return
         kept = event.types != pages.PageType.XTAB  # D17
         if self._left_out:
             out = kept & self._left_out.words(event)
             self.dropped += int(np.count_nonzero(out))
             kept &= ~out
+        types = event.types
+        if self._collapse:
+            last = self._collapse.words(event)
+            self.superseded += int(np.count_nonzero(kept & ~last))
+            kept, types = last, self._collapse.types(event)
         if kept.any():  # D1: else no record
-            types = event.types[kept]
+            types = types[kept]
             self.words += np.bincount(types, minlength=16)
             self.records[RecordType.PAGE_DATA] += 1
             yield Literal(framing.page_data_head(types, event.pfns[kept]))
             yield from self._contents(event, kept)
+
+    def _ordinary(self, event: PageBatch) -> Iterator[Segment]:
+        """As :meth:`page_batch` of a batch of which everything is kept: most are such."""
+        self.words[pages.PageType.NOTAB] += len(event.pfns)
+        self.records[RecordType.PAGE_DATA] += 1
+        yield Literal(framing.page_data_head(event.types, event.pfns))
+        yield _pages(event, 0, len(event.pfns))
 
     def _contents(self, event: PageBatch, kept: NDArray[np.bool_]) -> Iterator[Segment]:
         if self._watch:
@@ -229,7 +250,8 @@ class Planner:
         elif row.id == legacy.VERIFY_MODE:
             if self._watch:
                 self._watch.restart()
-            yield self._record(RecordType.VERIFY)  # D16
+            if not self._collapse or self._collapse.verify_stays:
+                yield self._record(RecordType.VERIFY)  # D16
         elif row.payload is Payload.TSC_INFO:
             yield self._tsc(event)
         elif row.payload is Payload.TOOLSTACK:

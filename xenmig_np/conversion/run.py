@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
-from xenmig_np.carriers.given import given
 from xenmig_np.carriers.wrap import Wish, wrap
 from xenmig_np.conversion.check import check_written
 from xenmig_np.conversion.plan import Plan
@@ -71,6 +70,7 @@ class Options(TypedDict, total=False):
     skip: int
     skip_qemu: bool
     drop_tmem: bool
+    collapse: bool
     spool: str | None
     sparse: bool
     drop_cache: bool
@@ -97,6 +97,8 @@ class Request:
     """libxc format: leave the device-model record out."""
     drop_tmem: bool = False
     """Leave transcendent memory out, which is otherwise refused."""
+    collapse: bool = False
+    """Write the last copy of each page alone; the image is read more than once."""
     spool: str | None = None
     """Folder into which an input that cannot be read twice, or is compressed, is copied first."""
     sparse: bool = False
@@ -162,6 +164,8 @@ class Conversion:
     """Entries of PAGE_DATA records by page type."""
     left_out: int
     """Entries of a PV guest's pages that it gave back, or of page tables that refer to such (D22)."""
+    collapsed: int
+    """Entries beyond these that ``collapse`` left out."""
     seconds: float
 
     @property
@@ -303,6 +307,9 @@ def _uncompressed(file: FileSource, request: Request) -> Source:
 
 
 def _choice_on_pipe(image: LegacyImage, request: Request) -> Choice:
+    if request.collapse:
+        hint = "give a file, or --spool DIR: the last copies have to be known before the first goes out"
+        raise UsageError("--collapse: a pipe can be read only once", path=image.source.path, hint=hint)
     wrapping = _wrapping(image, request)
     format_ = Format.LIBXL if wrapping.format is Format.AUTO else wrapping.format
     target = TARGET_BY_NAME[request.target]
@@ -336,11 +343,16 @@ def _plan(image: LegacyImage, request: Request) -> Plan:
         _wrapping(image, request, pages),
         skip_qemu=request.skip_qemu,
         drop_tmem=request.drop_tmem,
+        collapse=request.collapse,
     )
 
 
 def _wrapping(image: LegacyImage, request: Request, pages: int = 0) -> Wrapping:
-    config = None if request.config is None else given(request.config)
+    config = None
+    if request.config is not None:
+        from xenmig_np.carriers.given import given  # noqa: PLC0415 - where it is asked for
+
+        config = given(request.config)
     wish = Wish(request.container, request.format, config)
     target, shape = TARGET_BY_NAME[request.target], image.detected.shape
     return wrap(image.carried, shape, wish, target, path=image.source.path, pages=pages)
@@ -396,5 +408,6 @@ def _report(
         records={RecordType(kind).name: count for kind, count in sorted(planner.records.items())},
         words=type_names(planner.words),
         left_out=planner.dropped,
+        collapsed=planner.superseded,
         seconds=round(seconds, 6),
     )

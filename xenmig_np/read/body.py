@@ -10,6 +10,7 @@ import numpy as np
 from xenmig_np import limits
 from xenmig_np.errors import NotSupported
 from xenmig_np.read.events import AnyEvent, Chunk, EndOfBody, OnlineVcpus, PageBatch, Remark
+from xenmig_np.read.pfnset import run_of
 from xenmig_np.read.places import Extent
 from xenmig_np.read.reading import WRONG_PLACE, Reading, remark
 from xenmig_np.read.tmem import tmem
@@ -55,12 +56,12 @@ def _batch(reading: Reading, at: int, count: int) -> Iterator[AnyEvent]:
         )
     words_at = reading.cursor.at
     words = reading.cursor.array(reading.shape.word, count, item)
-    types, pfns = split(reading, words, words_at, item)
-    if repeated := _repeated(words[types != pages.PageType.XTAB]):
+    types, pfns, run = split(reading, words, words_at, item)
+    if not run and (repeated := _repeated(words[types != pages.PageType.XTAB])):
         yield remark("D21", f"{item}: entries that stand twice in it: {repeated}; the later copy counts", at)
     extent, places = _pages(reading, pfns[pages.HAS_DATA[types]], item)
     length = reading.cursor.at - at
-    yield PageBatch(at, length, reading.batches, reading.part, types, pfns, extent, reading.body, places)
+    yield PageBatch(at, length, reading.batches, reading.part, types, pfns, extent, reading.body, places, run)
     reading.batches += 1
 
 
@@ -86,9 +87,15 @@ def _end_of_pages(reading: Reading, at: int) -> Iterator[AnyEvent]:
 
 def split(
     reading: Reading, words: NDArray[np.unsignedinteger], at: int, item: str
-) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
-    """Types u1 and pfns u4 of the words; checks upper halves, types and pfns (legacy-stream.md 4)."""
+) -> tuple[NDArray[np.uint8], NDArray[np.uint32], slice | None]:
+    """Types u1 and pfns u4 of the words, and their run if they are ordinary pages in a row.
+
+    Checks upper halves, types and pfns (legacy-stream.md 4).
+    """
     low = words.astype(np.uint32)
+    untyped = not int(np.bitwise_or.reduce(words)) >> legacy.TYPE_SHIFT
+    if untyped and (run := run_of(low)) and run.stop <= reading.p2m_size:
+        return np.zeros(len(low), np.uint8), low, run
     types = (low >> legacy.TYPE_SHIFT).astype(np.uint8)
     pfns = low & np.uint32(legacy.PFN_MASK)
     if reading.shape.width == 64:
@@ -106,7 +113,7 @@ def split(
     _every(reading, pages.LEGAL[types], words, at, item, "a page type other than 5 to 8", "D6")
     inside = (pfns < reading.p2m_size) | (types == pages.PageType.XTAB)
     _every(reading, inside, words, at, item, f"a pfn below p2m_size {reading.p2m_size:#x}", "D31")
-    return types, pfns
+    return types, pfns, None
 
 
 def _every(  # noqa: PLR0913, PLR0917 - the facts of the error

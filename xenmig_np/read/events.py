@@ -80,6 +80,8 @@ class PageBatch(Event):
     """Of which checkpoint, from 0."""
     places: NDArray[np.int64] | None = None
     """Where in the source of ``pages`` each page lies, shape (pages,), if they do not lie together."""
+    run: slice | None = None
+    """The pfns, if all words are ordinary pages and each pfn is one more than the one before."""
 
     @property
     def item(self) -> str:

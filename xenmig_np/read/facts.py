@@ -174,6 +174,10 @@ def _extended_info(facts: Facts, event: ExtendedInfo) -> None:
 
 def _page_batch(facts: Facts, event: PageBatch) -> None:
     facts.batches += 1
+    if event.run:
+        facts.type_counts[pages.PageType.NOTAB] += len(event.pfns)
+        facts.last_types[event.run] = pages.PageType.NOTAB + 1
+        return
     facts.type_counts += np.bincount(event.types, minlength=16)
     kept = event.types != pages.PageType.XTAB
     facts.last_types[event.pfns[kept]] = event.types[kept] + 1

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from xenmig_np.read.release import releases
-from xenmig_np.wire import legacy, pages
+from xenmig_np.wire import legacy, libxc, pages
 from xenmig_np.wire.hvm import HvmParam
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class ImageInfo:
     """Pages that the guest has, as far as the batches tell."""
     dropped_words: int
     """Entries without a page (XTAB), which no stream carries."""
+    collapsible_words: int
+    """Entries whose pfn comes again: most that ``convert --collapse`` leaves out."""
+    collapsible_bytes: int
+    """What a stream has of them and their pages, record headers apart."""
     page_types: dict[str, int]
     """Entries by type."""
     vcpus: tuple[int, ...]
@@ -113,6 +117,8 @@ def image_info(image: LegacyImage, facts: Facts) -> ImageInfo:
         pages=facts.pages,
         distinct_pages=facts.distinct_pages,
         dropped_words=facts.dropped_words,
+        collapsible_words=facts.superseded,
+        collapsible_bytes=_collapsible_bytes(facts),
         page_types=type_names(facts.type_counts),
         vcpus=facts.online,
         hvm_params={HvmParam(number).name: value for number, value in facts.params},
@@ -129,6 +135,11 @@ def image_info(image: LegacyImage, facts: Facts) -> ImageInfo:
         reasons=image.carried.reasons + image.detected.reasons,
         warnings=tuple(facts.notes.all()),
     )
+
+
+def _collapsible_bytes(facts: Facts) -> int:
+    repeated_pages = facts.pages - facts.distinct_pages
+    return facts.superseded * libxc.PFN_WORD.itemsize + repeated_pages * pages.PAGE_SIZE
 
 
 def _incomplete(facts: Facts) -> bool:

@@ -450,7 +450,10 @@ class Tally:
             case Record():
                 self.records[event.name] += 1
                 if isinstance(event, PageData):
-                    self.words += np.bincount(event.types, minlength=16)
+                    if event.bits >> libxc.PFN_TYPE_SHIFT:
+                        self.words += np.bincount(event.types, minlength=16)
+                    else:
+                        self.words[pages.PageType.NOTAB] += event.count
                     self.pages += event.pages.length // pages.PAGE_SIZE
             case EndOfStream():
                 self.end = event.offset
