@@ -32,7 +32,7 @@ from xenmig_np.options import Container
 from xenmig_np.testing import carriers as built
 from xenmig_np.testing.builder import small_image
 from xenmig_np.testing.carriers import Carried, LibvirtHead, StructuredHead, XapiHead, XapiRecord, XendHead
-from xenmig_np.testing.pieces import DeviceModel, XlHeader
+from xenmig_np.testing.pieces import DeviceModel, Tmem, XlHeader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -718,6 +718,17 @@ def test_a_descriptor_in_the_middle_of_a_file() -> None:
         os.lseek(old, 6, os.SEEK_SET)
         xenmig_np.convert(old, new, skip=len(JUNK))
         assert os.pread(new, 1 << 20, 0) == converted(image(), format="libxl")
+
+
+def test_transcendent_memory_is_dropped_by_the_command(put: Callable[..., Path], tmp_path: Path) -> None:
+    one = small_image("pv64")
+    batch, *rest = one.body
+    old = put(replace(one, body=(batch, Tmem(), *rest)).to_bytes())
+    ran = xenmig("convert", old, tmp_path / "new")
+    assert ran.code == ExitCode.UNSUPPORTED
+    assert ran.lines[1].startswith("hint: --drop-tmem converts the rest of the guest")
+    ran = xenmig("convert", "--drop-tmem", old, tmp_path / "new")
+    assert (ran.code, (tmp_path / "new").read_bytes()) == (0, converted(image("pv64"), format="libxl"))
 
 
 def test_wrong_words_for_a_container() -> None:

@@ -17,7 +17,20 @@ GUESTS: Final = {
     "pv32": "PV, 32-bit, 3 levels of page tables (PAE)",
     "hvm": "HVM",
 }
-CARRIERS: Final = {"bare": "without a carrier", "xl": "in an xl file"}
+CARRIERS: Final = {
+    "bare": "without a carrier",
+    "xl": "in an xl file",
+    "xend": "in a xend file",
+    "libvirt": "in a libvirt file",
+    "xapi": "in a XenServer suspend image",
+    "xapi2": "in a structured XenServer suspend image",
+}
+HOLDERS: Final = {
+    "bare": "a bare {format} stream",
+    "xl": "an xl file with a {format} stream",
+    "libvirt": "a libvirt file with a {format} stream",
+    "xapi2": "a structured XenServer image with a {format} stream",
+}
 PAGE: Final = 4096
 
 
@@ -26,9 +39,13 @@ def image_lines(info: ImageInfo, *, verbose: bool) -> Iterator[str]:
     yield f"{info.path}: legacy Xen image, {CARRIERS[info.carrier]}"
     yield _row("guest", f"{GUESTS[info.guest]}, {_vcpus(info.vcpus)}")
     yield _row("memory", _memory(info))
+    if info.checkpoints > 1 or info.incomplete_checkpoint:
+        yield _row("checkpoints", _checkpoints(info))
     yield _row("entries", ", ".join(f"{name} {count:,}" for name, count in info.page_types.items()))
+    if info.collapsible_words:
+        yield _row("repeats", _repeats(info))
     yield _row("saved by", f"{info.width}-bit tools of Xen {info.saved_by}")
-    if info.carrier == "xl":
+    if info.config.bytes or info.carrier == "xl":
         name = f"{info.config.name}, " if info.config.name else ""
         yield _row("config", f"{name}{size(info.config.bytes)}, {info.config.kind}")
     if info.hvm_params:
@@ -65,12 +82,23 @@ def _memory(info: ImageInfo) -> str:
     return f"{memory} in {plural(info.batches, 'batch', 'batches')}, {each}{verify}"
 
 
+def _repeats(info: ImageInfo) -> str:
+    saved = size(info.collapsible_bytes)
+    return f"{info.collapsible_words:,} entries come again: convert --collapse saves up to {saved}"
+
+
+def _checkpoints(info: ImageInfo) -> str:
+    last = ", the last counts" if info.checkpoints > 1 else ""
+    cut = "; one behind them breaks off and does not count" if info.incomplete_checkpoint else ""
+    return f"{info.checkpoints:,} complete{last}{cut}"
+
+
 def stream(made: Conversion) -> str:
     """What a conversion gives."""
-    carrier = "an xl file with a libxl stream" if made.carrier == "xl" else f"a bare {made.format} stream"
+    holder = HOLDERS[made.carrier].format(format=made.format)
     if made.carrier == "xl" and made.format == "libxc":
-        carrier = "a libxc stream behind an xl header"
-    return f"{carrier}, target {made.target} ({made.restored_by})"
+        holder = "a libxc stream behind an xl header"
+    return f"{holder}, target {made.target} ({made.restored_by})"
 
 
 def plan_lines(made: Conversion, output: str) -> Iterator[str]:
@@ -83,14 +111,18 @@ def plan_lines(made: Conversion, output: str) -> Iterator[str]:
     yield _row("size", f"{made.bytes:,} bytes" + (f" ({size(made.bytes)})" if made.bytes >= 1024 else ""))
     yield _row("records", ", ".join(f"{name} {count:,}" for name, count in made.records.items()))
     yield _row("entries", ", ".join(f"{name} {count:,}" for name, count in made.words.items()))
-    if made.left_out or info.dropped_words:
-        yield _row("left out", f"{info.dropped_words:,} entries without a page, {made.left_out:,} given back")
+    if made.left_out or info.dropped_words or made.collapsed:
+        counts = f"{info.dropped_words:,} entries without a page, {made.left_out:,} given back"
+        repeats = f", {made.collapsed:,} that come again" if made.collapsed else ""
+        yield _row("left out", counts + repeats)
 
 
 def closing(made: Conversion) -> str:
     """The one line at the end of a conversion."""
     warnings = f", {plural(len(made.warnings), 'warning')}" if made.warnings else ""
+    stored = f" ({size(made.stored)} compressed)" if made.stored != made.bytes else ""
+    collapsed = f" ({made.collapsed:,} entries left out as they come again)" if made.collapsed else ""
     return (
-        f"{made.output}: {plural(made.input.pages, 'page')}, {size(made.bytes)} in {made.seconds:.1f} s: "
-        f"{stream(made)}{warnings}"
+        f"{made.output}: {plural(made.input.pages, 'page')}{collapsed}, {size(made.bytes)}{stored} "
+        f"in {made.seconds:.1f} s: {stream(made)}{warnings}"
     )

@@ -8,21 +8,23 @@ cut otherwise, superseded copies may be left out. Whether a Xen takes the stream
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from xenmig_np.carriers.recognise import recognise
 from xenmig_np.errors import InvalidImage, Note, NotRecognised, UsageError
 from xenmig_np.options import GuestName
 from xenmig_np.read.image import find
-from xenmig_np.read.records import field_offset
+from xenmig_np.read.pagestore import PageStore
 from xenmig_np.read.toolstack import physmaps
+from xenmig_np.verification.carried import compare_carriers, structured
 from xenmig_np.verification.comparison import Comparison, Differences, Subject
 from xenmig_np.verification.givenback import compare_given_back
 from xenmig_np.verification.items import compare_frames, compare_items
 from xenmig_np.verification.memory import MemoryComparison
 from xenmig_np.verification.restored_image import Original, restored_image
 from xenmig_np.verification.restored_stream import Streamed, restored_stream
-from xenmig_np.wire import legacy, xl
+from xenmig_np.wire import legacy
 from xenmig_np.wire.hvm import HvmParam
 from xenmig_np.wire.legacy import GUEST_BY_NAME, Guest
 
@@ -61,12 +63,14 @@ def compare(  # noqa: PLR0913 - both files, what is known of the original, and h
             raise UsageError("a pipe can be read only once", path=source.path, hint="give a file")
     carried = _stream_of(stream)
     image = find(original, width=width, guest=GUEST_BY_NAME[GuestName(guest)] if guest else None)
-    expected = restored_image(image)
-    try:
-        found = restored_stream(stream, carried.at, expected.memory.size)
-    except InvalidImage as error:
-        return _broken(stream, expected, str(error))
-    return _compared(found, carried, expected, image, progress, Differences(most))
+    with PageStore() as store:
+        image = replace(image, store=store)
+        expected = restored_image(image)
+        try:
+            found = restored_stream(stream, carried.at, expected.memory.size)
+        except InvalidImage as error:
+            return _broken(stream, expected, str(error))
+        return _compared(found, carried, expected, image, progress, Differences(most))
 
 
 def _stream_of(stream: Source) -> Carried:
@@ -110,8 +114,9 @@ def _compared(  # noqa: PLR0913, PLR0917 - both sides, and what goes through
     pages = 0
     identical: Counter[str] = Counter()
     if found.guest is expected.guest:
-        missing += _format(found, expected, left_out)
-        _carrier(carried, image, found, expected, missing)
+        missing += compare_carriers(carried, found, image.carried, expected, differences, left_out)
+        missing += _format(found, expected, left_out, has_place=structured(carried))
+        missing += _tmem(expected)
         _draft_numbers(found, expected, left_out)
         identical = compare_items(found, expected, differences, left_out)
         identical += compare_frames(found, expected, differences)
@@ -137,8 +142,11 @@ def _compared(  # noqa: PLR0913, PLR0917 - both sides, and what goes through
 # ---- what a format or carrier holds ----------------------------------------------------------------------
 
 
-def _format(found: Streamed, expected: Original, left_out: list[Note]) -> list[str]:
-    """Put the toolstack's data into the form of the stream; what the format has no place for is returned."""
+def _format(found: Streamed, expected: Original, left_out: list[Note], *, has_place: bool) -> list[str]:
+    """Put the toolstack's data into the form of the stream; what the format has no place for is returned.
+
+    ``has_place``: the carrier has one for the device model.
+    """
     missing = []
     entries = any(len(payload) > legacy.TOOLSTACK_HEAD.itemsize for payload, _ in expected.toolstack)
     if found.libxl:
@@ -147,9 +155,10 @@ def _format(found: Streamed, expected: Original, left_out: list[Note]) -> list[s
         if entries:
             left_out.append(Note("19.3", "toolstack data of a PV guest: restore makes nothing of it"))
     else:
-        if Subject("device model") not in found.items:
-            expected.items.pop(Subject("device model"), None)
-        missing.append("the device model, for which a stream in libxc format has no place")
+        if not has_place:
+            if Subject("device model") not in found.items:
+                expected.items.pop(Subject("device model"), None)
+            missing.append("the device model, for which a stream in libxc format has no place")
         if entries:
             missing.append("the toolstack's physmap entries, for which libxc format has no place")
     return missing
@@ -174,27 +183,6 @@ def _toolstack(found: Streamed, expected: Original) -> None:
                 expected.put(Subject("xenstore key", key), value, at)
 
 
-def _carrier(
-    carried: Carried, image: LegacyImage, found: Streamed, expected: Original, missing: list[str]
-) -> None:
-    """The configuration before the stream, and what its header says of it (19.11)."""
-    old, new = image.carried.xl, carried.xl
-    if old is None:
-        return
-    if new is None:
-        missing.append("the configuration of the xl file")
-        return
-    ours = xl.FLAG_JSON if found.libxl and found.draft else xl.FLAG_STREAM_V2  # set by a converter
-    for state, header in ((found, new), (expected, old)):
-        start = state.source.start
-        state.put(Subject("configuration"), header.optional_data, start + xl.HEADER.itemsize)
-        for name, flags in (
-            ("mandatory_flags", header.mandatory_flags & ~ours),
-            ("optional_flags", header.optional_flags),
-        ):
-            state.put(Subject("xl header field", name), flags, start + field_offset(xl.HEADER, name))
-
-
 def _draft_numbers(found: Streamed, expected: Original, left_out: list[Note]) -> None:
     """A generation id under the draft's number is no difference, but worth telling."""
     items = found.items
@@ -205,6 +193,14 @@ def _draft_numbers(found: Streamed, expected: Original, left_out: list[Note]) ->
         items[GENERATION_ID] = items.pop(DRAFT_GENERATION_ID)
         text = "the generation id has the draft's number 32, which released Xens take for another thing"
         left_out.append(Note("D14", text, items[GENERATION_ID].offset))
+
+
+def _tmem(expected: Original) -> list[str]:
+    """What the guest put out of its memory, into the hypervisor's (legacy-stream.md 6)."""
+    if not expected.has_tmem:
+        return []
+    count = expected.tmem_pages
+    return [f"the guest's transcendent memory (tmem, {count:,} pages of it), for which no stream has a place"]
 
 
 # ---- memory ----------------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from xenmig_np.errors import TruncatedImage
+from xenmig_np.carriers.xapi import Record, records_behind
+from xenmig_np.errors import InvalidImage, NotSupported, TruncatedImage
 from xenmig_np.io.cursor import Cursor
 from xenmig_np.limits import KIB
 from xenmig_np.wire import qemu
@@ -30,6 +31,10 @@ class Behind:
     """What begins there, up to :data:`LOOK` bytes."""
     length: int | None
     """Of all that is left; None: a pipe with more than was looked at."""
+    records: tuple[Record, ...] = ()
+    """Those of XenServer, up to End_of_image."""
+    failure: InvalidImage | NotSupported | None = None
+    """Why they cannot be read."""
 
 
 def look_behind(source: Source, at: int, *, device_model: bool) -> Behind:
@@ -43,12 +48,29 @@ def look_behind(source: Source, at: int, *, device_model: bool) -> Behind:
             return Behind(device_model=True, cut=True, offset=at, rest=b"", length=0)
         if not bounded:
             return Behind(device_model=True, cut=False, offset=cursor.at, rest=b"", length=0)
-    rest = cursor.peek(LOOK)
-    if source.end is not None:
-        length: int | None = max(source.end - cursor.at, 0)
+    return _rest(cursor, device_model=row is not None)
+
+
+def look_at_records(source: Source, at: int) -> Behind:
+    """Read on from ``at``, where XenServer's records go on (containers.md 4.2). A pipe is read on.
+
+    Zeros behind the last are no rest: such an image lies on a disk of its own.
+    """
+    try:
+        records = records_behind(source, at)
+    except (InvalidImage, NotSupported) as failure:
+        return Behind(device_model=False, cut=False, offset=at, rest=b"", length=0, failure=failure)
+    found = _rest(Cursor(source, records[-1].end), device_model=False)
+    return replace(found, records=records, rest=found.rest if any(found.rest) else b"")
+
+
+def _rest(cursor: Cursor, *, device_model: bool) -> Behind:
+    rest, end = cursor.peek(LOOK), cursor.source.end
+    if end is not None:
+        length: int | None = max(end - cursor.at, 0)
     else:
         length = len(rest) if len(rest) < LOOK else None
-    return Behind(row is not None, cut=False, offset=cursor.at, rest=rest, length=length)
+    return Behind(device_model, cut=False, offset=cursor.at, rest=rest, length=length)
 
 
 def _device_model(cursor: Cursor) -> qemu.DeviceModelRecord | None:

@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from xenmig_np.carriers.xapi import StructuredHeader
 from xenmig_np.errors import NotSupported, TruncatedImage, XenmigError
 from xenmig_np.read.records import DomainHeader, EndOfStream, ImageHeader, LibxlHeader, LibxlRecord, Record
 from xenmig_np.read.v2 import StreamReader
 from xenmig_np.verification import rules as _rules  # noqa: F401 - fills the table
-from xenmig_np.verification.behind import look_behind
+from xenmig_np.verification.behind import Behind, look_at_records, look_behind
 from xenmig_np.verification.finding import Finding, Severity
 from xenmig_np.verification.releases import ALL, LIBXC_V3, Releases
 from xenmig_np.verification.rule import RULES, Chosen, Level, Rule
@@ -21,7 +22,7 @@ from xenmig_np.wire.legacy import Guest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from xenmig_np.carriers.xl import XlHeader
+    from xenmig_np.carriers.recognise import Carried
     from xenmig_np.io.source import Source
     from xenmig_np.options import Format
     from xenmig_np.read.records import AnyRecord
@@ -50,7 +51,8 @@ class Verification:
     """Offset of the stream."""
     level: Level = Level.RESTORE
     release: str | None = None
-    xl: XlHeader | None = None
+    carried: Carried | None = None
+    """What carries it, to be judged too."""
     form: Format | None = None
     """What the stream has to be; None: what it begins as."""
     listener: Listener | None = None
@@ -62,7 +64,7 @@ class Verification:
     _index: Counter[type] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
-        self.stream = Stream(self.source, self.level, self.release, self.xl)
+        self.stream = Stream(self.source, self.level, self.release, self.carried)
 
     def findings(self) -> Iterator[Finding]:
         """All findings, in the order of the stream."""
@@ -83,8 +85,7 @@ class Verification:
 
     def _checked(self, event: AnyRecord, chosen: Chosen) -> Iterator[Finding]:
         if isinstance(event, EndOfStream) and self.level is Level.RESTORE and self.source.drained:
-            bare_hvm = self.stream.libxl is None and self.stream.guest is Guest.HVM
-            self.stream.behind = look_behind(self.source, event.offset, device_model=bare_hvm)
+            self.stream.behind = self._behind(event.offset)
         if self.listener is not None:
             self.listener.read(event)
         passed = True
@@ -99,6 +100,12 @@ class Verification:
             event, LibxlRecord | Record
         )
         self.ended |= isinstance(event, EndOfStream)
+
+    def _behind(self, at: int) -> Behind:
+        if self.carried and isinstance(self.carried.header, StructuredHeader):
+            return look_at_records(self.source, at)
+        bare_hvm = self.stream.libxl is None and self.stream.guest is Guest.HVM
+        return look_behind(self.source, at, device_model=bare_hvm)
 
     def _finding(self, row: Rule, broken: Broken, event: AnyRecord) -> Finding | None:
         severity, releases = self._weighed(row, broken.refused_by)

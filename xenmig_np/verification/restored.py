@@ -61,22 +61,22 @@ class Memory:
         self,
         types: NDArray[np.uint8],
         pfns: NDArray[np.unsignedinteger],
-        pages_at: int,
+        places: NDArray[np.int64],
         taken: NDArray[np.bool_],
     ) -> None:
-        """Words in their order, shape (words,); their pages lie from ``pages_at`` on.
+        """Words in their order, shape (words,); ``places`` says where the page of each with data lies.
 
         Only those of ``taken`` count, whose pfns must be below ``size``.
         """
         has_data = pages.HAS_DATA[types]
-        at = pages_at + pages.PAGE_SIZE * (np.cumsum(has_data) - 1)
         self.types[pfns[taken]] = types[taken] + np.uint8(1)
         self.allocated[pfns[taken & (types == pages.PageType.XALLOC)]] = True
         copies = taken & has_data
-        self.contents[-1][pfns[copies]] = at[copies] + 1
-        tables = copies & (pages.LEVEL[types] > 0)
+        at = places[copies[has_data]]
+        self.contents[-1][pfns[copies]] = at + 1
+        tables = pages.LEVEL[types[copies]] > 0
         if tables.any():
-            self.tables.append((len(self.contents) - 1, pfns[tables], at[tables]))
+            self.tables.append((len(self.contents) - 1, pfns[copies][tables], at[tables]))
 
     def populated(self, pfns: slice) -> NDArray[np.bool_]:
         """Which of the pfns are given a page."""
@@ -84,6 +84,11 @@ class Memory:
         for contents in self.contents:
             given |= contents[pfns] != NONE
         return given
+
+
+def together(offset: int, types: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Where the pages of words lie whose pages follow each other from ``offset`` on, shape (pages,)."""
+    return offset + pages.PAGE_SIZE * np.arange(int(np.count_nonzero(pages.HAS_DATA[types])))
 
 
 @dataclass(frozen=True, slots=True)

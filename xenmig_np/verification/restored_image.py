@@ -1,6 +1,7 @@
-"""The state that a legacy restore would give (legacy-stream.md 4, 7, 8, 13).
+"""The state that a legacy restore would give (legacy-stream.md 1.1, 4, 7, 8, 13).
 
-What a conversion rightly leaves out (v2-stream.md D17 to D25) is noted and not part of it.
+Of a checkpointed image it is that of the last complete checkpoint. What a conversion rightly leaves out
+(v2-stream.md D17 to D25, D28) is noted and not part of it; what no stream can hold is missed.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from xenmig_np.read.events import (
     P2mSize,
     PageBatch,
     SharedInfo,
+    StartOfBody,
     Vcpu,
 )
 from xenmig_np.verification.comparison import Subject
-from xenmig_np.verification.restored import Memory, Restored
+from xenmig_np.verification.restored import Memory, Restored, together
 from xenmig_np.wire import hvm, legacy, pages, vcpu
 from xenmig_np.wire.hvm import HvmParam
 from xenmig_np.wire.legacy import Guest, Payload
@@ -36,6 +38,19 @@ if TYPE_CHECKING:
 
 PAIR: Final = frozenset({HvmParam.IOREQ_SERVER_PFN, HvmParam.NR_IOREQ_SERVER_PAGES})
 ACPI_IOPORTS_APPLIED: Final = 1
+OF_TAILS: Final = frozenset(
+    {
+        "vCPU context",
+        "vCPU extended context",
+        "vCPU xsave record",
+        "shared info",
+        "HVM context",
+        "device model",
+    }
+)
+"""What each checkpoint says anew."""
+TOLD: Final = frozenset({"trailing", "containers 4.2", "containers 9.1", "D26", "D28"})
+"""Remarks of the reader on bytes that nothing is made of."""
 
 
 @dataclass(slots=True)
@@ -44,15 +59,24 @@ class Original(Restored):
 
     facts: Facts = field(kw_only=True)
     toolstack: list[tuple[bytes, int]] = field(default_factory=list)
-    """Payloads that are not empty, and their offsets."""
+    """Payloads that are not empty, and their offsets: of the last checkpoint that has any such chunk."""
     params: list[tuple[HvmParam, int, int]] = field(default_factory=list)
     """From chunks: number, value, offset."""
+    body: int = 0
+    """Number of the checkpoint."""
+    toolstack_body: int = 0
+    has_tmem: bool = False
+    tmem_pages: int = 0
+    """Of transcendent memory, for which no stream has a place."""
     left_out: list[Note] = field(default_factory=list)
     """What the rules of conversion leave out of every stream."""
 
 
 def restored_image(image: LegacyImage) -> Original:
-    """Read the heads of an image. Raises as its reader does."""
+    """Read the heads of an image, and decode compressed pages into its ``store``. Raises as its reader does.
+
+    The state can be looked at for as long as the store is open.
+    """
     facts = image.new_facts()
     guest = image.detected.shape.guest
     state = Original(image.source, guest, Memory(0), facts=facts)
@@ -82,7 +106,17 @@ def _see_frames(state: Original, event: P2mFrames) -> None:
 
 def _see_batch(state: Original, event: PageBatch) -> None:
     mentions = event.types != pages.PageType.XTAB
-    state.memory.add(event.types, event.pfns, event.pages.offset, mentions)
+    places = event.places if event.places is not None else together(event.pages.offset, event.types)
+    state.memory.add(event.types, event.pfns, places, mentions)
+    if event.pages.source is not None:  # it reads the input too
+        state.source = event.pages.source
+
+
+def _see_body(state: Original, event: StartOfBody) -> None:
+    """What the tail before said does not count; parameters and memory stay (legacy-stream.md 1.1)."""
+    state.body = event.body
+    for subject in [subject for subject in state.items if subject.what in OF_TAILS]:
+        del state.items[subject]
 
 
 def _see_magic(state: Original, event: HvmMagic) -> None:
@@ -108,12 +142,29 @@ def _see_chunk(state: Original, event: Chunk) -> None:
     if event.row.id == legacy.VERIFY_MODE:
         state.memory.mark_verify()
     elif event.row.param is not None:
-        state.params.append((event.row.param, event.value, at))
+        _see_param(state, event.row.param, event.value, at)
     elif event.row.payload is Payload.TSC_INFO:
         for name in legacy.TSC_INFO.names or ():
             state.put(Subject("TSC value", name), int(event.value[name]), at)
-    elif event.row.payload is Payload.TOOLSTACK and event.payload:
-        state.toolstack.append((event.payload, at))
+    elif event.row.payload is Payload.TOOLSTACK:
+        if state.toolstack_body != state.body:
+            state.toolstack_body = state.body
+            state.toolstack.clear()
+        if event.payload:
+            state.toolstack.append((event.payload, at))
+    elif event.row.payload is Payload.TMEM:
+        state.has_tmem = True
+        state.tmem_pages += event.value if event.row.id != legacy.TMEM_EXTRA else 0
+
+
+def _see_param(state: Original, number: HvmParam, value: int, at: int) -> None:
+    """One of a later checkpoint takes the place of the last with its number (v2-stream.md 19.14)."""
+    if state.body:
+        for index in range(len(state.params) - 1, -1, -1):
+            if state.params[index][0] is number:
+                state.params[index] = number, value, at
+                return
+    state.params.append((number, value, at))
 
 
 def _see_vcpu(state: Original, event: Vcpu) -> None:
@@ -134,6 +185,7 @@ SEERS: Final[dict[type, Callable[[Original, Any], None]]] = {
     ExtendedInfo: _see_info,
     P2mFrames: _see_frames,
     PageBatch: _see_batch,
+    StartOfBody: _see_body,
     Chunk: _see_chunk,
     Vcpu: _see_vcpu,
     SharedInfo: _see_shared_info,
@@ -174,4 +226,4 @@ def _note_left_out(state: Original) -> None:
     if state.guest is Guest.PV and (model := facts.device_model):
         text = "the device-model record behind a PV guest (its frame buffer)"
         state.left_out.append(Note("19.9", text, model.offset))
-    state.left_out += [note for note in facts.notes.all() if note.rule in {"trailing", "D26"}]
+    state.left_out += [note for note in facts.notes.all() if note.rule in TOLD]

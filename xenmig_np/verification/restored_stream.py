@@ -26,7 +26,7 @@ from xenmig_np.read.records import (
 from xenmig_np.read.tails import device_model
 from xenmig_np.read.v2 import StreamReader
 from xenmig_np.verification.comparison import Subject
-from xenmig_np.verification.restored import NO_FRAME, Memory, Restored
+from xenmig_np.verification.restored import NO_FRAME, Memory, Restored, together
 from xenmig_np.wire import libxc, libxl, pages
 from xenmig_np.wire.legacy import Guest
 
@@ -62,6 +62,8 @@ class Streamed(Restored):
     """Words whose pfn the original's guest cannot have."""
     first_beyond: tuple[int, int] | None = None
     """Pfn and offset of the first such word."""
+    end: int = 0
+    """Offset behind the last END."""
 
     @property
     def draft(self) -> bool:
@@ -97,6 +99,7 @@ def _see(state: Streamed, event: AnyRecord) -> None:
         case Record():
             _see_record(state, event)
         case EndOfStream():
+            state.end = event.offset
             if not state.libxl and state.guest is Guest.HVM:
                 _see_tail(state, event.offset)
 
@@ -132,7 +135,7 @@ def _see_pages(state: Streamed, event: PageData) -> None:
         first = int(beyond[0])
         state.first_beyond = state.first_beyond or (int(pfns[first]), event.word_offset(first))
         state.beyond += len(beyond)
-    state.memory.add(event.types, pfns, event.pages.offset, counted & inside)
+    state.memory.add(event.types, pfns, together(event.pages.offset, event.types), counted & inside)
 
 
 def _see_record(state: Streamed, event: Record) -> None:

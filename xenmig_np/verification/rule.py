@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Final
 
 from xenmig_np.verification.finding import Severity
@@ -52,7 +53,7 @@ class Rule:
     section: str
     text: str
     """What it asks for."""
-    on: type | None
+    on: type | UnionType | None
     """The kind of event that it looks at; None: raised by the reader, or found by the engine."""
     record: str | None
     """Name of the records that it looks at; None: all of that kind."""
@@ -71,7 +72,7 @@ def rule(  # noqa: PLR0913 - the columns of the table
     section: str,
     text: str,
     *,
-    on: type,
+    on: type | UnionType,
     record: str | None = None,
     level: Level = Level.RESTORE,
 ) -> Callable[[Check], Check]:

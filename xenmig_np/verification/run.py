@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from xenmig_np.carriers.recognise import recognise
+from xenmig_np.carriers.recognise import CARRIER_BY_NAME, recognise
 from xenmig_np.errors import UsageError
 from xenmig_np.io.source import Input, open_source
+from xenmig_np.read.image import skip as skip_junk
 from xenmig_np.verification.engine import Verification
 from xenmig_np.verification.finding import Finding, Severity
 from xenmig_np.verification.releases import RELEASES
@@ -88,8 +89,9 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     max_findings: int = FINDINGS_MAX,
     width: int | None = None,
     guest: str | None = None,
+    skip: int = 0,
 ) -> Report:
-    """Check a v2 or v3 stream, or a legacy image.
+    """Check a v2 or v3 stream, or a legacy image, ``skip`` bytes behind the beginning.
 
     ``release`` is the release of Xen that must take a stream, by default any. Raises :class:`UsageError`,
     :class:`NotRecognised`, :class:`NotSupported`, :class:`InputOutputError`: what is wrong with a stream or
@@ -100,39 +102,43 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     if level not in set(Level):
         raise UsageError("level", found=repr(level), expected=", ".join(Level))
     with open_source(source) as opened:
+        skip_junk(opened, skip)
         carried = recognise(opened)
         if carried.stream == "legacy":
             return _legacy(opened, Level(level), width, guest, max_findings)
         return _stream(opened, carried, Level(level), release, max_findings)
 
 
-def compare(
+def compare(  # noqa: PLR0913 - as above
     stream: Input,
     original: Input,
     *,
     width: int | None = None,
     guest: str | None = None,
+    skip: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare a converted stream with its legacy original, contents of all pages included; both are files.
 
+    ``width``, ``guest`` and ``skip``, bytes that precede the image, are about the original.
     The stream has to be good too. Raises as :func:`xenmig_np.verification.against.compare` does; what
     differs is in the result.
     """
     from xenmig_np.verification import against  # noqa: PLC0415 - only here, and not small
 
     with open_source(stream) as made, open_source(original) as old:
+        skip_junk(old, skip)
         found = against.compare(made, old, width=width, guest=guest, progress=progress)
         rules = _stream(made, recognise(made), Level.RESTORE, None, FINDINGS_MAX)
     return replace(found, errors=rules.errors)
 
 
 def _stream(source: Source, carried: Carried, level: Level, release: str | None, max_findings: int) -> Report:
-    run = Verification(source, carried.at, level, release, carried.xl)
+    run = Verification(source, carried.at, level, release, carried)
     findings = tuple(islice(run.findings(), max_findings + 1))
     return Report(
         path=source.path,
-        kind=f"{carried.stream} stream" + (" in an xl file" if carried.xl else ""),
+        kind=f"{carried.stream} stream{_within(carried)}",
         level=level,
         release=release,
         findings=findings[:max_findings],
@@ -140,6 +146,11 @@ def _stream(source: Source, carried: Carried, level: Level, release: str | None,
         records=sum(run.stream.records.values()),
         pages=run.stream.pages,
     )
+
+
+def _within(carried: Carried) -> str:
+    carrier = CARRIER_BY_NAME.get(carried.carrier)
+    return f" in {carrier.title}" if carrier else ""
 
 
 def _legacy(source: Source, level: Level, width: int | None, guest: str | None, max_findings: int) -> Report:
@@ -156,7 +167,7 @@ def _legacy(source: Source, level: Level, width: int | None, guest: str | None, 
     findings, facts = legacy_findings(image)
     return Report(
         path=source.path,
-        kind="legacy image" + (" in an xl file" if image.carried.xl else ""),
+        kind=f"legacy image{_within(image.carried)}",
         level=level,
         release=None,
         findings=tuple(findings[:max_findings]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from xenmig_np.carriers.xapi import StructuredHeader
 from xenmig_np.io.memory import lazy_zeros
 from xenmig_np.read.pfnset import PfnSet
 from xenmig_np.read.records import (
@@ -28,6 +29,9 @@ from xenmig_np.wire.legacy import Guest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from xenmig_np.carriers.header import Header
+    from xenmig_np.carriers.recognise import Carried
+    from xenmig_np.carriers.xapi import Record as XapiRecord
     from xenmig_np.carriers.xl import XlHeader
     from xenmig_np.io.source import Source
     from xenmig_np.verification.behind import Behind
@@ -47,7 +51,8 @@ class Stream:
     level: Level
     release: str | None
     """That must take the stream; None: any."""
-    xl: XlHeader | None = None
+    carried: Carried | None = None
+    """What carries the stream; None: nobody has looked."""
     libxl: LibxlHeader | None = None
     numbering: NumberingName = NumberingName.UNKNOWN
     image: ImageHeader | None = None
@@ -84,6 +89,26 @@ class Stream:
     """What follows the stream, at level restore, where the source may be read on."""
     pages: int = 0
     """Pages in the stream, each copy counted."""
+
+    @property
+    def xl(self) -> XlHeader | None:
+        """The header of an xl file."""
+        return self.carried.xl if self.carried else None
+
+    def is_first(self, event: LibxlHeader | ImageHeader) -> bool:
+        """Whether the input's stream begins with it."""
+        return isinstance(event, LibxlHeader) or (self.libxl is None and self.image is None)
+
+    def header_before(self, event: LibxlHeader | ImageHeader) -> Header | None:
+        """What the carrier has before the stream, if that begins with the event."""
+        return self.carried.header if self.carried and self.is_first(event) else None
+
+    @property
+    def all_records(self) -> tuple[XapiRecord, ...]:
+        """Of a structured image of XenServer, once all are known: none before."""
+        header = self.carried.header if self.carried else None
+        behind = self.behind.records if self.behind else ()
+        return (*header.records, *behind) if isinstance(header, StructuredHeader) and behind else ()
 
     @property
     def version(self) -> int:

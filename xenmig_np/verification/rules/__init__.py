@@ -4,6 +4,7 @@ import re
 
 from xenmig_np.verification.rule import RULES, Rule
 from xenmig_np.verification.rules import (  # noqa: F401 - each module enters its rules
+    carriers,
     contexts,
     framing,
     headers,
