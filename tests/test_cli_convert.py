@@ -629,9 +629,9 @@ def test_quiet(put: Callable[..., Path], tmp_path: Path) -> None:
 def test_verbose_tells_reasons(put: Callable[..., Path], tmp_path: Path) -> None:
     old = put(sample("hvm"))
     ran = xenmig("convert", old, tmp_path / "new", "-v")
-    assert ran.lines[1] == f"{old}: octets 4 to 7 are 00000000: 64-bit words"
-    assert ran.lines[2].startswith(f"{old}: chunk -7 (tsc_info) stands behind p2m_size")
-    assert len(ran.lines) == 4
+    assert ran.lines[2] == f"{old}: octets 4 to 7 are 00000000: 64-bit words"
+    assert ran.lines[3].startswith(f"{old}: chunk -7 (tsc_info) stands behind p2m_size")
+    assert len(ran.lines) == 5
 
 
 # ---- names that could harm -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import itertools
 import os
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from conftest import open_file, piped
@@ -70,8 +70,10 @@ def test_samples_on_a_pipe(sample: Sample) -> None:
 @pytest.mark.parametrize("sample", each([sample for sample in ALL if sample.covered]))
 def test_a_wrong_override_is_refused(sample: Sample) -> None:
     other_guest = "pv" if sample.kind == "hvm" else "hvm"
-    certain = sample.name not in AMBIGUOUS
-    for wrong in ({"width": 96 - sample.width}, *([{"guest": other_guest}] if certain else [])):
+    contradicting: list[dict[str, Any]] = [{"width": 96 - sample.width}]
+    if sample.name not in AMBIGUOUS:
+        contradicting.append({"guest": other_guest})
+    for wrong in contradicting:
         with open_file(sample.unpacked()) as fd, pytest.raises(UsageError, match="contradicts the image"):
             xenmig_np.info(fd, **wrong)
 

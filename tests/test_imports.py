@@ -89,7 +89,7 @@ def test_library_imports_no_command_line(put: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("name", xenmig_np.__all__)
 def test_public_name_resolves(name: str) -> None:
-    assert getattr(xenmig_np, name).__name__ == name
+    assert getattr(xenmig_np, name).__name__.rpartition(".")[2] == name
     assert getattr(xenmig_np, name) is getattr(xenmig_np, name)
 
 

@@ -22,7 +22,7 @@ COMMON: Final = {"errors", "limits", "options"}
 """Single modules that everybody may import, themselves light."""
 WORK: Final = {"io", "wire", "carriers", "read", "conversion", "image", "verification"} | COMMON
 """What one input is read, converted and checked with."""
-BELOW: Final = {"sample", "salvage", "batch"} | WORK
+BELOW: Final = {"sample", "salvage", "batch", "report"} | WORK
 """All that the command line and the package itself hand on."""
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "errors": set(),
@@ -37,18 +37,26 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "sample": {"io", "wire", "sample"} | COMMON,
     "verification": {"io", "wire", "carriers", "read", "verification"} | COMMON,
     "salvage": {"salvage"} | WORK,
-    "batch": {"batch"} | WORK,
+    "batch": {"batch", "__init__"} | WORK,
+    "report": {"report", "batch"} | WORK,
     "testing": {"testing"},
     "cli": {"cli", "__init__", *BELOW},
     "__main__": {"cli"},
     "__init__": BELOW,
 }
 """A layer by the first part of a module's name, and the layers that its modules import."""
-ELSEWHERE: Final = {"numpy": set(MAY_IMPORT), "typer": {"cli"}, "tqdm": {"cli"}}
+ELSEWHERE: Final = {
+    "numpy": set(MAY_IMPORT),
+    "typer": {"cli"},
+    "tqdm": {"cli"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
+}
 """Packages of others, and the layers that use them."""
 WITHOUT_NUMPY: Final = {"errors", "limits", "options", "cli", "__main__", "__init__"}
 """Layers whose modules are imported before it is known that there is work."""
 FOR_WORK: Final = {
+    "cli/batch_progress.py",
     "cli/dropin/stream.py",
     "cli/dropin/lines.py",
     "cli/dropin/verify_stream.py",

@@ -88,13 +88,13 @@ def test_old_content_stays_while_the_new_is_made(
     new = there / "new"
     new.write_bytes(PRECIOUS)
     seen = []
-    writev = os.writev
+    pwritev = os.pwritev
 
-    def watched(fd: int, parts: list[bytes]) -> int:
+    def watched(fd: int, parts: list[bytes], offset: int) -> int:
         seen.append(new.read_bytes())
-        return writev(fd, parts)
+        return pwritev(fd, parts, offset)
 
-    monkeypatch.setattr(os, "writev", watched)
+    monkeypatch.setattr(os, "pwritev", watched)
     xenmig_np.convert(old, str(new), force=True)
     assert seen
     assert set(seen) == {PRECIOUS}
@@ -504,14 +504,15 @@ def test_error_without_a_name_leaves_nothing(old: Path, there: Path) -> None:
 # ---- the check after writing -----------------------------------------------------------------------------
 
 
-def damaging(data: bytes, at: int, into: bytes) -> Callable[[int, list[bytes]], int]:
-    """A writev that gathers all of it and puts other bytes in one place."""
-    writev = os.writev
+def damaging(data: bytes, at: int, into: bytes) -> Callable[[int, list[bytes], int], int]:
+    """A pwritev that gathers all of it and puts other bytes in one place."""
+    pwritev = os.pwritev
 
-    def write(fd: int, parts: list[bytes]) -> int:
+    def write(fd: int, parts: list[bytes], offset: int) -> int:
         whole = bytearray(b"".join(parts))
-        whole[at : at + len(into)] = into
-        return writev(fd, [whole])
+        if offset <= at:
+            whole[at - offset : at - offset + len(into)] = into
+        return pwritev(fd, [whole], offset)
 
     return write
 
@@ -534,7 +535,7 @@ RECORD = 16 + 8 + 24 + 16
 def test_check_notices_damage(
     at: int, into: bytes, old: Path, there: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "writev", damaging(converted(SMALL), at, into))
+    monkeypatch.setattr(os, "pwritev", damaging(converted(SMALL), at, into))
     with pytest.raises(InputOutputError, match="what was written does not read back"):
         xenmig_np.convert(old, str(there / "new"))
     assert os.listdir(there) == []
@@ -544,14 +545,14 @@ def test_check_notices_damage(
 
 def test_check_notices_lost_bytes(old: Path, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel says that it took all, and has not."""
-    writev = os.writev
+    pwritev = os.pwritev
 
-    def losing(fd: int, parts: list[bytes]) -> int:
+    def losing(fd: int, parts: list[bytes], offset: int) -> int:
         whole = b"".join(parts)
-        writev(fd, [whole[:-8]])
+        pwritev(fd, [whole[:-8]], offset)
         return len(whole)
 
-    monkeypatch.setattr(os, "writev", losing)
+    monkeypatch.setattr(os, "pwritev", losing)
     with pytest.raises(InputOutputError, match="does not read back"):
         xenmig_np.convert(old, str(there / "new"))
     assert os.listdir(there) == []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from xenmig_np import batch
     from xenmig_np.conversion.run import Conversion, convert, plan
     from xenmig_np.errors import XenmigError
     from xenmig_np.image.access import Image, info, open_image
@@ -22,6 +23,7 @@ __all__ = [
     "Image",
     "ImageInfo",
     "XenmigError",
+    "batch",
     "compare",
     "convert",
     "info",
@@ -45,6 +47,8 @@ _HOME: Final = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name == "batch":
+        return import_module(f"{__name__}.batch")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

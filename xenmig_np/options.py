@@ -21,6 +21,16 @@ class Format(StrEnum):
     LIBXL = "libxl"
 
 
+class Container(StrEnum):
+    """What a converted stream is put into (containers.md 9.4)."""
+
+    AUTO = "auto"
+    XL = "xl"
+    LIBVIRT = "libvirt"
+    XAPI = "xapi"
+    NONE = "none"
+
+
 class GuestName(StrEnum):
     """Kinds of guest."""
 

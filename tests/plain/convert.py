@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .legacy import (
+    BROKEN,
     MIB,
     TABLE_TYPES,
+    XALLOC,
     XTAB,
     Batch,
     Hvm,
@@ -69,24 +71,29 @@ def convert(
     format: str = "auto",  # noqa: A002 - the name of the option
     skip_qemu: bool = False,
     drop_tmem: bool = False,
+    collapse: bool = False,
     pipe: bool = False,
 ) -> bytes:
     """The converted stream of a bare legacy image, or of one behind an xl header.
 
     width 32 or 64, guest "pv" or "hvm", target a key of TARGETS, format "libxc", "libxl" or "auto"
     (containers.md 9.4). skip_qemu matters with "libxc" only: the device-model record is not written.
+    collapse leaves out what later words make needless.
 
     Raises Invalid and Unsupported.
     """
     numbering = TARGETS[target]
     xl, at = _xl_header(data)
     image = parse(data, width, guest, at, drop_tmem=drop_tmem, pipe=pipe)
+    body = list(_without_unmapped(image))
+    if collapse:
+        body = _collapsed(body, image)
     if format == "auto":
         bare_without_record = not xl and image.hvm is not None and image.hvm.record is None
         format = "libxc" if bare_without_record else "libxl"  # noqa: A001 - as above
     if format == "libxc":
-        return xl + _libxc(image, numbering) + (b"" if skip_qemu else _qemu_tail(image))
-    return _with_flag(xl, numbering.xl_flag) + _libxl(image, numbering)
+        return xl + _libxc(image, numbering, body) + (b"" if skip_qemu else _qemu_tail(image))
+    return _with_flag(xl, numbering.xl_flag) + _libxl(image, numbering, body)
 
 
 # ------------------------------------------------------------------------------------------------ framing
@@ -129,7 +136,7 @@ def _with_flag(xl: bytes, flag: int) -> bytes:
 # ------------------------------------------------------------------------------------------------ libxc
 
 
-def _libxc(image: Image, target: Target) -> bytes:
+def _libxc(image: Image, target: Target, body: list[Item]) -> bytes:
     """19.1, from the image header to the END record."""
     records = [_libxc_headers(image, target)]
     if image.pv is not None:
@@ -141,7 +148,7 @@ def _libxc(image: Image, target: Target) -> bytes:
         frames = image.pv.frames
         span = struct.pack(f"<II{len(frames)}Q", 0, image.p2m_size - 1, *frames)
         records.append(_record(X86_PV_P2M_FRAMES, span))
-    records += [_item(item) for item in _without_unmapped(image)]
+    records += [_item(item) for item in body]
     if image.pv is not None:
         records += _pv_records(image.pv)
     if image.hvm is not None:
@@ -209,11 +216,63 @@ def _mentions(body: tuple[Item, ...]) -> Iterator[tuple[tuple[int, int], int, Wo
 
 
 def _maps_any(word: Word, pfns: set[int]) -> bool:
-    """Whether the page is a table with a present entry (bit 0) that names one of the pfns (bits 51-12)."""
-    if not pfns or word.page is None or word.type not in TABLE_TYPES:
-        return False
+    """Whether the page is a table that names one of the pfns."""
+    return bool(pfns) and not pfns.isdisjoint(_mapped(word))
+
+
+def _mapped(word: Word) -> set[int]:
+    """The pfns (bits 51-12) in the present entries (bit 0) of a page that is a table."""
+    if word.page is None or word.type not in TABLE_TYPES:
+        return set()
     entries = struct.unpack("<512Q", word.page)
-    return any(entry & 1 and entry >> 12 & (1 << 40) - 1 in pfns for entry in entries)
+    return {entry >> 12 & (1 << 40) - 1 for entry in entries if entry & 1}
+
+
+# ------------------------------------------------------------------------------------------------ collapsed
+
+
+def _collapsed(body: list[Item], image: Image) -> list[Item]:
+    """The body without what the guest would not miss (legacy-stream.md 4.3, 4.4).
+
+    Before -1 the last word on a pfn stays, and the one that gives its page. What comes behind -1 goes, and
+    the last words before it take its types, unless it says something that these cannot.
+    """
+    end = body.index(Verify()) if Verify() in body else len(body)
+    mentions = [(place, word) for place, _, word in _mentions(tuple(body))]
+    before = [(place, word) for place, word in mentions if place[0] < end]
+    behind = [word for place, word in mentions if place[0] > end]
+    last = {word.pfn: (place, word) for place, word in before}
+    gives = {word.pfn: place for place, word in before if word.type == XALLOC}
+    gives |= {word.pfn: place for place, word in before if word.type < BROKEN}
+
+    def refers_to_missing(word: Word) -> bool:
+        return image.pv is not None and any(
+            pfn < image.p2m_size and pfn not in gives for pfn in _mapped(word)
+        )
+
+    keep = {place for place, _ in last.values()} | set(gives.values())
+    keep |= {place for place, word in before if refers_to_missing(word)}
+    stays = any(
+        word.pfn not in last or _kind(word) != _kind(last[word.pfn][1]) or refers_to_missing(word)
+        for word in behind
+    )
+    made: list[Item] = []
+    types = {} if stays else {last[word.pfn][0]: word.type for word in behind}
+    for number, item in enumerate(body):
+        if isinstance(item, Batch) and number < end:
+            places = [((number, index), word) for index, word in enumerate(item.words)]
+            words = [
+                word._replace(type=types.get(place, word.type)) for place, word in places if place in keep
+            ]
+            made.append(Batch(tuple(words)))
+        elif stays or not isinstance(item, Batch | Verify):
+            made.append(item)
+    return made
+
+
+def _kind(word: Word) -> int:
+    """What a word is apart from a pin: a page or a table of some level, or one of those without data."""
+    return word.type & 7 if word.type < BROKEN else word.type | 0x10
 
 
 def _pv_records(pv: Pv) -> Iterator[bytes]:
@@ -276,9 +335,9 @@ def _qemu_tail(image: Image) -> bytes:
 # ------------------------------------------------------------------------------------------------ libxl
 
 
-def _libxl(image: Image, target: Target) -> bytes:
+def _libxl(image: Image, target: Target, body: list[Item]) -> bytes:
     """19.1: header, LIBXC_CONTEXT, the libxc stream, what belongs to the device model, END."""
-    libxc = _libxc(image, target)  # what it refuses stands before the record in the image
+    libxc = _libxc(image, target, body)  # what it refuses stands before the record in the image
     if image.hvm is not None and image.hvm.record is None:
         raise Invalid("libxl format needs a device-model record")
     header = b"LibxlFmt" + struct.pack(">II", 2, 2)  # version; options: little-endian, converted

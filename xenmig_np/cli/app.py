@@ -18,9 +18,13 @@ COMMANDS: Final = {
     "info": "Say what a file is, from its headers alone.",
     "dump": "List what stands in a legacy image or a v2 or v3 stream.",
     "verify": "Check v2 or v3 streams, or legacy images.",
+    "config": "Show the configuration of a saved guest, or set another one.",
+    "batch": "Convert a whole archive, with a manifest of what became of each image.",
+    "formats": "List what is read, and what can be made of it.",
     "sample": "Make a synthetic legacy image, the same for the same options.",
 }
-"""Each is the function of that name in the module of that name; the line is for the list of them all."""
+"""Each is the function, or the application, of that name in the module of that name; the line is for the list
+of them all."""
 
 
 class Commands(TyperGroup):
@@ -33,9 +37,14 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         if (command := self.commands.get(cmd_name)) is None:
-            alone = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
-            alone.command(cmd_name)(getattr(import_module(f"xenmig_np.cli.{cmd_name}"), cmd_name))
-            command = self.commands[cmd_name] = typer.main.get_command(alone)
+            found = getattr(import_module(f"xenmig_np.cli.{cmd_name}"), cmd_name)
+            if not isinstance(found, typer.Typer):
+                alone = typer.Typer(
+                    rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
+                )
+                alone.command(cmd_name)(found)
+                found = alone
+            command = self.commands[cmd_name] = typer.main.get_command(found)
         return command
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:  # noqa: ARG002

@@ -16,16 +16,18 @@ from xenmig_np.cli.options import (
     OutputPath,
     ProgressOption,
     QuietOption,
+    SkipOption,
     VerboseOption,
     WidthOption,
 )
 from xenmig_np.cli.progress import progress as progress_of
-from xenmig_np.errors import UsageError
-from xenmig_np.options import Format, TargetName
+from xenmig_np.errors import NotSupported, UsageError
+from xenmig_np.options import Container, Format, TargetName
 
 if TYPE_CHECKING:
     from xenmig_np.conversion.run import Options
 
+STDIN: Final = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 STDOUT: Final = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 
 
@@ -42,14 +44,39 @@ def convert(
     format: Annotated[  # noqa: A002
         Format,
         typer.Option(
-            help="auto: an xl file stays an xl file, a bare image becomes a libxl stream, "
-            "or libxc where an HVM image has no device-model record."
+            help="auto: a libxl stream; libxc for XenServer, and for a bare stream of an HVM guest "
+            "without a device-model record."
         ),
     ] = Format.AUTO,
+    container: Annotated[
+        Container,
+        typer.Option(
+            help="What the stream is put into. auto: what INPUT is in (xl for what xend wrote), none for a "
+            "bare image, xl for one with --config."
+        ),
+    ] = Container.AUTO,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="The configuration of OUTPUT: text or JSON for xl, XML for libvirt."
+        ),
+    ] = None,
+    keep_config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the configuration of INPUT there, as it is."),
+    ] = None,
     width: WidthOption = None,
     guest: GuestOption = None,
+    skip: SkipOption = 0,
     skip_qemu: Annotated[
         bool, typer.Option("--skip-qemu", help="With --format libxc: leave the device-model record out.")
+    ] = False,
+    drop_tmem: Annotated[
+        bool, typer.Option("--drop-tmem", help="Leave out what the guest kept in transcendent memory.")
+    ] = False,
+    collapse: Annotated[
+        bool,
+        typer.Option("--collapse", help="Write the last copy of each page alone, where INPUT has several."),
     ] = False,
     spool: Annotated[
         str | None,
@@ -63,6 +90,17 @@ def convert(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Read the heads of OUTPUT again and count.")
     ] = True,
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Make holes in OUTPUT where there are only zeros.")
+    ] = False,
+    compress: Annotated[
+        str | None,
+        typer.Option(metavar="gzip|xz|zstd", help="Write OUTPUT compressed; zstd is the quickest by far."),
+    ] = None,
+    level: Annotated[int | None, typer.Option(help="Of the compression, as its own tool has it.")] = None,
+    drop_cache: Annotated[
+        bool, typer.Option("--drop-cache", help="Leave nothing of INPUT and OUTPUT in the page cache.")
+    ] = False,
     progress: ProgressOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
@@ -71,13 +109,25 @@ def convert(
     """Convert a legacy image into a migration v2 or v3 stream."""
     if json and output in STDOUT and not dry_run:
         raise UsageError("--json prints to stdout, where the stream goes", hint="name an OUTPUT file")
+    if config in STDIN and input in STDIN:
+        raise UsageError("--config and INPUT are both stdin", hint="name a file for one of them")
     request: Options = {
         "target": target,
         "format": format,
+        "container": container,
+        "config": config,
+        "keep_config": keep_config,
+        "skip": skip,
         "width": width,
         "guest": guest,
         "skip_qemu": skip_qemu,
+        "drop_tmem": drop_tmem,
+        "collapse": collapse,
         "spool": spool,
+        "sparse": sparse,
+        "drop_cache": drop_cache,
+        "compress": compress,
+        "level": level,
     }
     if dry_run:
         _plan(input, output, request, force=force, verbose=verbose, quiet=quiet, as_json=json)
@@ -85,7 +135,12 @@ def convert(
     from xenmig_np.conversion.run import convert as run  # noqa: PLC0415 - brings numpy
 
     with progress_of(input, wanted=False if quiet else progress) as told:
-        made = run(input, output, force=force, sync=sync, check=check, progress=told, **request)
+        try:
+            made = run(input, output, force=force, sync=sync, check=check, progress=told, **request)
+        except NotSupported:
+            if _mended(input, output, request, force=force, sync=sync, quiet=quiet, as_json=json):
+                return
+            raise
     _tell(made, verbose=verbose, quiet=quiet)
     if json:
         terminal.result_json(made.to_dict())
@@ -93,6 +148,26 @@ def convert(
         from xenmig_np.cli.describe import closing  # noqa: PLC0415
 
         terminal.say(closing(made))
+
+
+def _mended(
+    path: str, output: str, request: Options, *, force: bool, sync: bool, quiet: bool, as_json: bool
+) -> bool:
+    """Whether it was a libvirt file with the wrong label, which has been set right (containers.md 9.4)."""
+    from xenmig_np.conversion.rewrap import mend  # noqa: PLC0415 - brings numpy
+
+    plainly = not (request["config"] or request["compress"] or request["skip"])
+    if request["container"] not in {Container.AUTO, Container.LIBVIRT} or not plainly:
+        return False
+    made = mend(path, output, force=force, sync=sync)
+    if made and not quiet:
+        terminal.warnings(made.path, made.warnings)
+    if made and as_json:
+        terminal.result_json(made.to_dict())
+    elif made and not quiet:
+        size = terminal.size(made.bytes)
+        terminal.say(f"{made.output}: {size}, the libvirt file with version 2 in its header, else as it was")
+    return made is not None
 
 
 def _plan(

@@ -8,7 +8,7 @@ import typer
 
 from xenmig_np.cli import terminal
 from xenmig_np.cli.guard import guarded
-from xenmig_np.cli.options import GuestOption, InputPath, JsonOption, WidthOption
+from xenmig_np.cli.options import GuestOption, InputPath, JsonOption, SkipOption, WidthOption
 
 if TYPE_CHECKING:
     from xenmig_np.read.listing import Entry
@@ -20,14 +20,17 @@ def dump(
     every: Annotated[bool, typer.Option("--all", "-a", help="Each page batch on a line of its own.")] = False,
     width: WidthOption = None,
     guest: GuestOption = None,
+    skip: SkipOption = 0,
     json: JsonOption = False,
 ) -> None:
     """List what stands in a legacy image or a v2 or v3 stream, with offsets."""
     from xenmig_np.io.source import open_source  # noqa: PLC0415 - these bring numpy
+    from xenmig_np.read.image import skip as skip_junk  # noqa: PLC0415
     from xenmig_np.read.listing import entries  # noqa: PLC0415
     from xenmig_np.wire.legacy import GUEST_BY_NAME  # noqa: PLC0415
 
     with open_source(input) as source:
+        skip_junk(source, skip)
         found = entries(source, every=every, width=width, guest=GUEST_BY_NAME[guest] if guest else None)
         if not json:
             for entry in found:

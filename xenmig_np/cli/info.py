@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from xenmig_np.cli import terminal
 from xenmig_np.cli.guard import guarded
-from xenmig_np.cli.options import GuestOption, InputPath, JsonOption, QuietOption, VerboseOption, WidthOption
+from xenmig_np.cli.options import (
+    GuestOption,
+    InputPath,
+    JsonOption,
+    QuietOption,
+    SkipOption,
+    VerboseOption,
+    WidthOption,
+)
 
 
 @guarded
@@ -12,6 +20,7 @@ def info(
     input: InputPath,  # noqa: A002 - the name that users see
     width: WidthOption = None,
     guest: GuestOption = None,
+    skip: SkipOption = 0,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -20,7 +29,7 @@ def info(
     from xenmig_np.cli.describe import image_lines  # noqa: PLC0415 - with numpy
     from xenmig_np.image.access import info as read  # noqa: PLC0415
 
-    found = read(input, width=width, guest=guest)
+    found = read(input, width=width, guest=guest, skip=skip)
     if not quiet:
         terminal.warnings(found.path, found.warnings)
     if json:

@@ -41,6 +41,10 @@ WidthOption = Annotated[
 GuestOption = Annotated[
     GuestName | None, typer.Option("--guest", help="Kind of guest, where detection cannot tell.")
 ]
+SkipOption = Annotated[
+    int,
+    typer.Option("--skip", min=0, metavar="N", help="Bytes that precede the image."),
+]
 ForceOption = Annotated[bool, typer.Option("--force", "-f", help="Replace an existing OUTPUT.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as a JSON document.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]

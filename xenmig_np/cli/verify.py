@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xenmig_np.cli import terminal
 from xenmig_np.cli.guard import guarded
-from xenmig_np.cli.options import GuestOption, JsonOption, ProgressOption, QuietOption, WidthOption
+from xenmig_np.cli.options import (
+    GuestOption,
+    JsonOption,
+    ProgressOption,
+    QuietOption,
+    SkipOption,
+    WidthOption,
+)
 from xenmig_np.cli.progress import progress as progress_of
 from xenmig_np.errors import ExitCode, UsageError, XenmigError
-from xenmig_np.options import GuestName, Width
 
 if TYPE_CHECKING:
     from xenmig_np.verification.run import Report
@@ -41,6 +47,7 @@ def verify(
     rules: Annotated[bool, typer.Option("--rules", help="Print the table of rules.")] = False,
     width: WidthOption = None,
     guest: GuestOption = None,
+    skip: SkipOption = 0,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -51,7 +58,8 @@ def verify(
     if not inputs:
         raise UsageError("no INPUT", hint="name files, or - for stdin")
     if original is not None:
-        _against(inputs, original, width=width, guest=guest, progress=progress, quiet=quiet, as_json=json)
+        about = {"width": width, "guest": guest, "skip": skip}
+        _against(inputs, original, about, progress=progress, quiet=quiet, as_json=json)
         return
     from xenmig_np.verification.run import verify as run  # noqa: PLC0415 - brings numpy
 
@@ -60,7 +68,13 @@ def verify(
     for path in inputs:
         try:
             report = run(
-                path, level=level, release=release, max_findings=max_findings, width=width, guest=guest
+                path,
+                level=level,
+                release=release,
+                max_findings=max_findings,
+                width=width,
+                guest=guest,
+                skip=skip,
             )
         except UsageError:
             raise
@@ -82,9 +96,8 @@ def verify(
 def _against(
     inputs: list[str],
     original: str,
+    about: dict[str, Any],
     *,
-    width: Width | None,
-    guest: GuestName | None,
     progress: bool | None,
     quiet: bool,
     as_json: bool,
@@ -95,7 +108,7 @@ def _against(
     from xenmig_np.verification.run import compare  # noqa: PLC0415 - brings numpy
 
     with progress_of(inputs[0], wanted=False if quiet else progress) as told:
-        made = compare(inputs[0], original, width=width, guest=guest, progress=told)
+        made = compare(inputs[0], original, progress=told, **about)
     if as_json:
         terminal.result_json(made.to_dict())
     elif not quiet:

@@ -62,6 +62,7 @@ def _vcpu(event: Vcpu, facts: Facts) -> Iterator[Remark]:
     levels = [_level(facts, pfn) for pfn in tops]
     if event.id == 0 and guest is vcpu.PV32 and 2 in levels and not _any_level(facts, 3):
         facts.two_levels = True
+    if facts.two_levels:
         return
     if levels[0] != guest.levels:
         yield remark("legacy 8.13", f"vCPU {event.id}: cr3 names no L{guest.levels} page table", event.offset)

@@ -25,7 +25,7 @@ RELEASES: Final[tuple[tuple[str, Callable[[Facts], bool]], ...]] = (
     ("4.5.4 or 4.5.5", _has(-21)),
     ("4.5", _has(-19, -20)),
     ("4.3 to 4.5", lambda facts: bool(facts.type_counts[pages.PageType.BROKEN])),
-    ("4.2 to 4.5", _has(-14, -15, -16, -17, -18)),
+    ("4.2 to 4.5", _has(-12, -13, -14, -15, -16, -17, -18)),
     ("4.2 to 4.5", lambda facts: bool(facts.type_counts[pages.PageType.XALLOC])),
     ("4.1 to 4.5", _has(-8, -9, -10, -11)),
     ("4.0, or Remus of a later one", _has(-5, -6, -7)),

@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from xenmig_np.carriers.recognise import CARRIER_BY_NAME, recognise
 from xenmig_np.cli.dropin.lines import Lines
 from xenmig_np.conversion.run import Request, carry_out
 from xenmig_np.errors import InvalidImage, NotSupported, UsageError
@@ -48,6 +49,7 @@ def convert(options: Options, told: Channels) -> None:
 def _found(source: Source, options: Options) -> LegacyImage:
     guest = GUEST_BY_NAME[options.guest]
     try:
+        _look_other(source)
         image = find(source, width=options.width, guest=guest, yielding=True)
     except NotSupported as known:  # whatever else it is, as a legacy stream it is wrong
         raise InvalidImage(
@@ -62,6 +64,13 @@ def _found(source: Source, options: Options) -> LegacyImage:
             "an xl header, but -x is not given", path=source.path, offset=source.start, item="beginning"
         )
     return image
+
+
+def _look_other(source: Source) -> None:
+    """Raise :class:`NotSupported` for a carrier that callers take off themselves."""
+    carrier = CARRIER_BY_NAME.get(recognise(source).carrier)
+    if carrier and carrier.name != "xl":
+        raise NotSupported(f"it is {carrier.title}", path=source.path, offset=source.start, item="beginning")
 
 
 def _leave_nothing(out: Output) -> None:
