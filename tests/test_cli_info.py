@@ -23,7 +23,7 @@ NAMES = {
     *("stream_offset", "end_offset", "bytes", "p2m_size", "batches", "words", "pages", "distinct_pages"),
     *("dropped_words", "page_types", "vcpus", "hvm_params", "tsc", "unmapped", "verify_mode"),
     *("context_bytes", "device_model", "device_model_bytes", "toolstack_bytes", "refused", "reasons"),
-    "warnings",
+    *("checkpoints", "incomplete_checkpoint", "collapsible_words", "collapsible_bytes", "warnings"),
 }
 """Of the document; names are added, never changed."""
 

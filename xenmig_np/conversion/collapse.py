@@ -130,7 +130,9 @@ class Collapse:
         self, batch: PageBatch, some: NDArray[np.bool_], named: NDArray[np.uint32]
     ) -> NDArray[np.bool_]:
         """Those of some words whose pfn has the batch in ``named``; of several of a pfn the last."""
-        found: NDArray[np.bool_] = self._last_of(batch, some) & (named[batch.pfns] == batch.index + 1)
+        at = np.flatnonzero(self._last_of(batch, some))  # pfns of XTAB words may be any
+        found = np.zeros_like(some)
+        found[at] = named[batch.pfns[at]] == batch.index + 1
         return found
 
     @staticmethod
