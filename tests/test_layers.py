@@ -38,7 +38,7 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "verification": {"io", "wire", "carriers", "read", "verification"} | COMMON,
     "salvage": {"salvage"} | WORK,
     "batch": {"batch", "__init__"} | WORK,
-    "report": {"report", "batch"} | WORK,
+    "report": {"report", "batch", "errors", "io"},
     "testing": {"testing"},
     "cli": {"cli", "__init__", *BELOW},
     "__main__": {"cli"},

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "verify": "Check v2 or v3 streams, or legacy images.",
     "config": "Show the configuration of a saved guest, or set another one.",
     "batch": "Convert a whole archive, with a manifest of what became of each image.",
+    "report": "Make one HTML page of what the manifests of batches say.",
     "formats": "List what is read, and what can be made of it.",
     "sample": "Make a synthetic legacy image, the same for the same options.",
 }
