@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
+import lzma
 import os
 import pty
 import re
@@ -32,6 +34,7 @@ from conftest import (
 )
 from plain.goldens import GOLDENS, INPUTS
 
+from xenmig_np.cli import terminal
 from xenmig_np.io.source import open_source
 from xenmig_np.read.v2 import identify, tally
 from xenmig_np.testing import fields, pieces
@@ -632,6 +635,50 @@ def test_verbose_tells_reasons(put: Callable[..., Path], tmp_path: Path) -> None
     assert ran.lines[2] == f"{old}: octets 4 to 7 are 00000000: 64-bit words"
     assert ran.lines[3].startswith(f"{old}: chunk -7 (tsc_info) stands behind p2m_size")
     assert len(ran.lines) == 5
+
+
+# ---- how it is written -----------------------------------------------------------------------------------
+
+
+def test_sparse(put: Callable[..., Path], tmp_path: Path) -> None:
+    data = sample("hvm", zeros=1.0)
+    ran = xenmig("convert", "--sparse", "--drop-cache", put(data), tmp_path / "new")
+    assert ran.code == 0
+    assert (tmp_path / "new").read_bytes() == converted(data)
+    assert 512 * (tmp_path / "new").stat().st_blocks < len(data) // 4
+
+
+@pytest.mark.parametrize("name", ["gzip", "xz"])
+def test_compressed(name: str, put: Callable[..., Path], tmp_path: Path) -> None:
+    data = sample("pv64")
+    ran = xenmig("convert", "--json", "--compress", name, "--level", "1", put(data), tmp_path / "new")
+    packed = (tmp_path / "new").read_bytes()
+    assert (gzip if name == "gzip" else lzma).decompress(packed) == converted(data)
+    assert (ran.code, ran.report["bytes"], ran.report["stored"]) == (0, len(converted(data)), len(packed))
+
+
+def test_compressed_into_a_pipe(put: Callable[..., Path]) -> None:
+    data = sample("hvm")
+    ran = xenmig("convert", "--compress", "gzip", put(data), "-")
+    assert (ran.code, gzip.decompress(ran.out)) == (0, converted(data))
+    assert f"({terminal.size(len(ran.out))} compressed)" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--compress", "lzop"), "found 'lzop', expected gzip, xz, zstd"),
+        (("--compress", "gzip", "--level", "10"), "level of gzip, found 10, expected 1 to 9"),
+        (("--compress", "gzip", "--sparse"), "--sparse makes no holes in what is compressed"),
+    ],
+)
+def test_wrong_ways_of_writing(
+    options: tuple[str, ...], told: str, put: Callable[..., Path], tmp_path: Path
+) -> None:
+    ran = xenmig("convert", *options, put(sample("hvm")), tmp_path / "new")
+    assert ran.code == 2
+    assert told in ran.lines[0]
+    assert not (tmp_path / "new").exists()
 
 
 # ---- names that could harm -------------------------------------------------------------------------------
