@@ -101,16 +101,26 @@ def convert(
     drop_cache: Annotated[
         bool, typer.Option("--drop-cache", help="Leave nothing of INPUT and OUTPUT in the page cache.")
     ] = False,
+    salvage: Annotated[
+        bool,
+        typer.Option("--salvage", help="Of a damaged INPUT save what can be proven: OUTPUT.raw, OUTPUT.map."),
+    ] = False,
+    unreadable: Annotated[
+        str | None,
+        typer.Option(metavar="MAPFILE", help="With --salvage: what ddrescue could not read of INPUT."),
+    ] = None,
     progress: ProgressOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Convert a legacy image into a migration v2 or v3 stream."""
-    if json and output in STDOUT and not dry_run:
-        raise UsageError("--json prints to stdout, where the stream goes", hint="name an OUTPUT file")
-    if config in STDIN and input in STDIN:
-        raise UsageError("--config and INPUT are both stdin", hint="name a file for one of them")
+    _fits(
+        (json and output in STDOUT and not dry_run, "--json prints to stdout, where the stream goes"),
+        (config in STDIN and input in STDIN, "--config and INPUT are both stdin"),
+        (bool(unreadable) and not salvage, "--unreadable goes with --salvage alone"),
+        (salvage and dry_run, "--salvage has no plan: what can be saved is known when it is done"),
+    )
     request: Options = {
         "target": target,
         "format": format,
@@ -132,6 +142,22 @@ def convert(
     if dry_run:
         _plan(input, output, request, force=force, verbose=verbose, quiet=quiet, as_json=json)
         return
+    if salvage:
+        from xenmig_np.cli.salvage import salvage_image  # noqa: PLC0415 - seldom wanted
+
+        with progress_of(input, wanted=False if quiet else progress) as told:
+            salvage_image(
+                input,
+                output,
+                request,
+                unreadable=unreadable,
+                force=force,
+                sync=sync,
+                check=check,
+                progress=told,
+                quiet=quiet,
+                as_json=json,
+            )
     from xenmig_np.conversion.run import convert as run  # noqa: PLC0415 - brings numpy
 
     with progress_of(input, wanted=False if quiet else progress) as told:
@@ -148,6 +174,13 @@ def convert(
         from xenmig_np.cli.describe import closing  # noqa: PLC0415
 
         terminal.say(closing(made))
+
+
+def _fits(*odd: tuple[bool, str]) -> None:
+    """Raise for the first combination of options that makes no sense."""
+    for wrong, text in odd:
+        if wrong:
+            raise UsageError(text)
 
 
 def _mended(

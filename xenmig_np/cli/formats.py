@@ -85,13 +85,23 @@ def refusals() -> Iterator[Refusal]:
 def named() -> Iterator[Refusal]:
     """Files that are no images of ours and are told by name."""
     from xenmig_np.wire.carriers import BEGINNINGS  # noqa: PLC0415
+    from xenmig_np.wire.compression import COMPRESSIONS  # noqa: PLC0415
 
+    read = {f"{row.name} data" for row in COMPRESSIONS}
     by_advice: dict[str, list[str]] = {}
     for row in BEGINNINGS:
-        if row.name not in by_advice.setdefault(row.advice, []):
+        if row.name not in read | set(by_advice.setdefault(row.advice, [])):
             by_advice[row.advice].append(row.name)
     for advice, names in by_advice.items():
         yield Refusal(", ".join(names), advice)
+
+
+def compressions() -> Iterator[tuple[str, str]]:
+    """What is decompressed as it is read, and what that takes."""
+    from xenmig_np.wire.compression import COMPRESSIONS  # noqa: PLC0415
+
+    for row in COMPRESSIONS:
+        yield row.name, f"`pip install xenmig-np[{row.extra}]`" if row.extra else "nothing"
 
 
 def lines() -> Iterator[str]:
@@ -107,7 +117,7 @@ def lines() -> Iterator[str]:
     )
     yield from (
         "",
-        "- `converts`: a legacy image of that release of Xen; `info`, `dump` and `verify` read it too.",
+        "- `converts`: a legacy image of that release; `info`, `dump` and `verify` read it too.",
     )
     streams = ", ".join(f"{name} {what}" for name, what in STREAMS.items())
     yield f"- `verifies`: it is a stream already ({streams}); `verify`, `--against` and `dump` read it."
@@ -121,6 +131,8 @@ def lines() -> Iterator[str]:
         ("`--target`", "stream", "restored by"),
         ((str(target.name), f"v{target.libxc_version}", target.restored_by) for target in TARGETS),
     )
+    yield from ("", "Each may be compressed as a whole, which is read as what is in it:", "")
+    yield from _table(("compression", "needs"), compressions())
     yield from ("", "## Read and not converted", "")
     yield from _table(("image", "why"), refusals())
     yield from ("", "## Recognised by name", "")

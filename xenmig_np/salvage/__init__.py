@@ -1,0 +1,1 @@
+"""Damaged images: what can be proven of them is saved, and a map tells what was lost."""
