@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from conftest import MIB, open_file, piped
-from drawn import UNSUPPORTED, converted, drawn, images_are_long, shape, twin
+from drawn import INVALID, UNSUPPORTED, converted, drawn, images_are_long, shape, twin
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 from plain.delta import encode_page
@@ -164,7 +164,10 @@ def test_damage_of_later_checkpoints(damaged: Damaged, pipe: bool) -> None:  # n
     whole = damaged.image.to_bytes()
     first = min(part.offset for part in damaged.image.parts() if part.name.startswith("later.0."))
     assume(damaged.data[:first] == whole[:first])
-    assert converted(damaged.data, pipe=pipe, **options) == twin(damaged.data, pipe=pipe, **options)
+    found, wished = converted(damaged.data, pipe=pipe, **options), twin(damaged.data, pipe=pipe, **options)
+    if pipe and wished == INVALID and found == UNSUPPORTED:
+        return  # what is not converted from pipes is told before the damage is met
+    assert found == wished
 
 
 # ------------------------------------------------------------------------------------------------ by hand
