@@ -18,7 +18,7 @@ from conftest import converted, every_kind, sample
 from drawn import drawn, images_are_long
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
-from real import ALL, WHOLE, Sample, each, memory, taken_apart
+from real import WHOLE, Sample, each, memory, taken_apart
 from typer.testing import CliRunner
 
 import xenmig_np
@@ -133,8 +133,8 @@ def contents(kind: str, pfn: int, copy: int) -> bytes:
     fill = {
         "zeros": bytes(PAGE),
         "ones": b"\xff" * PAGE,
-        "small": struct.pack("<1024I", *(1 + number % 300 for number in range(1024))),
-        "wide": struct.pack("<512Q", *range(16, 528)),
+        "table": bytes(4 * (pfn % 500)) + struct.pack("<400I", *range(1, 401)) + bytes(4 * (624 - pfn % 500)),
+        "wide": bytes(1000 + pfn % 500) + struct.pack("<300Q", *range(16, 316)) + bytes(696 - pfn % 500),
         "units": struct.pack("<1024I", *([1] * 1024)),
         "noise": random.Random(pfn).randbytes(PAGE),
     }[kind]
@@ -142,7 +142,7 @@ def contents(kind: str, pfn: int, copy: int) -> bytes:
     return fill[:at] + tag + fill[at + len(tag) :]
 
 
-FILLS: Final = ("zeros", "ones", "small", "wide", "units", "noise")
+FILLS: Final = ("zeros", "ones", "table", "wide", "units", "noise")
 
 
 def guest_image(guest: str, width: int, batches: list[list[int]], fill: str = "noise") -> LegacyImage:
@@ -527,7 +527,7 @@ class Case:
             elif wound.kind == "delete":
                 del data[at : at + wound.length]
             elif wound.kind == "insert":
-                data[at:at] = (b"\x10\0\0\0" * wound.length)[: wound.length]
+                data[at:at] = rng_bytes(wound)
             else:
                 new = bytes(wound.length) if wound.kind == "zeros" else rng_bytes(wound)
                 data[at : at + wound.length] = new[: max(len(data) - at, 0)]
@@ -589,10 +589,15 @@ def test_no_page_comes_under_a_wrong_pfn(case: Case, tmp_path_factory: Any) -> N
         check(made, copies_of(image), spoilt)
 
 
-@pytest.mark.parametrize("kind", ["count", "insert", "delete", "cut", "noise"])
-@pytest.mark.parametrize(
-    "truth", each([one for one in ALL if one in WHOLE and not one.ran and not one.truth["remus"]])
-)
+KINDS: Final = ("count", "insert", "delete", "cut", "noise")
+LONG: Final = [
+    one for one in WHOLE if not one.ran and not one.truth["remus"] and one.truth["observed"]["batches"] > 2
+]
+"""Of fewer batches nothing may be left."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("truth", each(LONG))
 def test_samples_damaged_anywhere(truth: Sample, kind: str, tmp_path: Path) -> None:
     """Pages of the samples, against what is known of them from elsewhere."""
     data = truth.unpacked()
@@ -602,7 +607,7 @@ def test_samples_damaged_anywhere(truth: Sample, kind: str, tmp_path: Path) -> N
         table = image.page_table
     rng = random.Random(f"{truth.name}{kind}")
     batches = sorted(set(table["batch"].tolist()))
-    chosen = table[table["batch"] == rng.choice(batches)]
+    chosen = table[table["batch"] == rng.choice(batches[2:])]
     with_data = chosen[chosen["offset"] >= 0]
     first = int(with_data["offset"][0])
     head = first - 4 - len(chosen) * truth.width // 8
@@ -618,10 +623,7 @@ def test_samples_damaged_anywhere(truth: Sample, kind: str, tmp_path: Path) -> N
         del broken[place:]
     else:
         broken[head : head + 40] = rng.randbytes(40)
-    try:
-        made = salvaged(bytes(broken), tmp_path)
-    except InvalidImage:
-        return  # of an image with one batch nothing is left
+    made = salvaged(bytes(broken), tmp_path)
     known = truth.truth["memory"]
     pfns = [first + at for first, count in known["present_runs"] for at in range(count)]
     crc = {pfn: int(known["crc32"][8 * at : 8 * at + 8], 16) for at, pfn in enumerate(pfns)}

@@ -4,7 +4,8 @@ Nothing in an image is checksummed, so places prove each other. A head is *stron
 memory look so by chance. A batch or chunk counts if a strong head, or a proven tail, follows where its length
 says that the next one begins, with nothing but well-formed chunks between: a byte that was lost or added in
 between would have moved it. Behind damage the first head has to be a strong batch itself, or nothing but
-chunks up to a proven tail follow it.
+chunks up to a proven tail follow it. Pages that are full of images of images can still deceive, and bytes
+that were lost where as many came in cannot be noticed.
 """
 
 from __future__ import annotations

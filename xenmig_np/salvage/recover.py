@@ -24,7 +24,7 @@ from xenmig_np.read.reading import Reading, Shape, remark
 from xenmig_np.read.tails import TAILS, device_model
 from xenmig_np.salvage import proof
 from xenmig_np.salvage.mend import mended
-from xenmig_np.salvage.scan import batch_places, candidates
+from xenmig_np.salvage.scan import batch_places, candidates, lone
 from xenmig_np.salvage.tolerant import Ranges, Tolerant
 from xenmig_np.wire import legacy, pages, qemu
 from xenmig_np.wire.legacy import Guest
@@ -176,14 +176,7 @@ class Recovery:
         if not isinstance(first, PageBatch):
             return bool(chain.tail)
         proven = chain.tail or any(map(proof.strong, chain.links[1:]))
-        return bool(proven) and not self._in_series(first) and self._strong(first)
-
-    def _in_series(self, batch: PageBatch) -> bool:
-        """Whether the count is a number of a series: tables of ascending numbers are common in memory."""
-        size = legacy.CHUNK_ID.itemsize
-        around = Cursor(self._source, batch.offset - size).peek(3 * size)
-        before, count, first = np.frombuffer(around, legacy.U32, 3)
-        return bool(0 < before < count < first)
+        return bool(proven) and self._strong(first)
 
     def _take(self, chain: _Chain) -> bool:
         """Take what counts of a chain, and say whether anything does."""
@@ -216,11 +209,14 @@ class Recovery:
             return proof.strong(link)
         reading = replace(self._reading)
         width, p2m_size = self.found.shape.width, reading.p2m_size
+        if not lone(self._source, link.offset, width, p2m_size):
+            return False
         begin = max(self._at, link.offset - len(self._scratch))
         for place in batch_places(self._source, begin, link.offset, width, p2m_size):
             reading.cursor = Cursor(self._source, place)
-            if (forms := mended(reading)) and forms[0].pages.offset > link.offset:
-                return False
+            for form in mended(reading)[:1]:
+                if form.pages.offset > link.offset and proof.as_saved(form, self.found.shape.guest):
+                    return False
         return True
 
     def _saw(self, events: Iterable[AnyEvent]) -> None:

@@ -22,40 +22,73 @@ if TYPE_CHECKING:
     from xenmig_np.io.source import Source
 
 PIECE: Final = MIB
-LOWEST_ID: Final = min(legacy.CHUNK_BY_ID) & 0xFF
-"""Lowest byte of the lowest chunk id; the others are ones."""
 IDS: Final = [row.id & 0xFF for row in legacy.CHUNKS if row.id < legacy.VERIFY_MODE]
 OF_IDS: Final = np.isin(np.arange(256), IDS)
+LEAD: Final = 3 * legacy.CHUNK_ID.itemsize
+"""Bytes before a place that are looked at."""
+SMALL: Final = range(STRONG_WORDS // 2, STRONG_WORDS)
+"""Words of a batch that is not strong, and whose words can be taken for another head all the same."""
 TAIL_BEFORE_CONTEXT: Final = legacy.CHUNK_ID.itemsize + legacy.HVM_TAIL.itemsize
 """From chunk 0 to the HVM context."""
 
 
 def candidates(source: Source, begin: int, end: int, width: int, p2m_size: int) -> Iterator[int]:
-    """Offsets from ``begin`` up to ``end``, ascending, where a chunk may begin.
+    """Offsets from ``begin`` up to ``end``, ascending, where a chunk may begin that nothing points to.
 
     ``width`` is that of the words in bits, ``p2m_size`` a bound of the pfns.
     """
-    overlap = legacy.CHUNK_ID.itemsize + STRONG_WORDS * width // 8
+    overlap = LEAD + legacy.CHUNK_ID.itemsize + STRONG_WORDS * width // 8
     buffer = memoryview(bytearray(PIECE + max(overlap, TAIL_BEFORE_CONTEXT + len(hvm.CONTEXT_START))))
     for at in range(begin, end, PIECE):
-        got = source.read_at(at, buffer)
-        data = np.frombuffer(buffer, np.uint8, got)
-        count = min(PIECE, end - at, max(got - legacy.CHUNK_ID.itemsize, 0))
+        lead = min(at, LEAD)
+        whole = np.frombuffer(buffer, np.uint8, source.read_at(at - lead, buffer))
+        data = whole[lead:]
+        count = min(PIECE, end - at, max(len(data) - legacy.CHUNK_ID.itemsize, 0))
+        batches = _batches(data, count, width, p2m_size)
         found = [
-            _batches(data, count, width, p2m_size),
+            batches[~_in_series(whole, batches + lead)],
             _controls(data, count),
-            _tails(buffer[:got], count),
+            _tails(buffer[lead : len(whole)], count),
         ]
         for place in np.unique(np.concatenate(found)).tolist():
             yield at + place
 
 
+def _in_series(data: NDArray[np.uint8], places: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """At which places a count stands in the steps of its neighbours: memory is full of tables."""
+    size = legacy.CHUNK_ID.itemsize
+    near = np.where(places >= LEAD, places, LEAD)
+    third, second, before, count, first = (_numbers(data, near + step * size) for step in range(-3, 2))
+    ascending = (before > 0) & (before < count) & (count < first)
+    even = count - before == first - count
+    series: NDArray[np.bool_] = ascending & (even | ((third > 0) & (third < second) & (second < before)))
+    return series & (places >= LEAD)
+
+
+def lone(source: Source, place: int, width: int, p2m_size: int) -> bool:
+    """Whether a batch at ``place`` is neither a part of a table nor of the words of a small batch."""
+    size, word = legacy.CHUNK_ID.itemsize, width // 8
+    lead = min(place, size + word * STRONG_WORDS)
+    buffer = memoryview(bytearray(lead + size + word * STRONG_WORDS))
+    data = np.frombuffer(buffer, np.uint8, source.read_at(place - lead, buffer))
+    if lead >= LEAD and _in_series(data, np.array([lead], np.intp))[0]:
+        return False
+    for at in range(lead - size, -1, -word):
+        count = int(_numbers(data, np.array([at], np.intp))[0])
+        inside = at + size + count * word > lead
+        if count in SMALL and inside and _possible(data, np.array([at], np.intp), count, word, p2m_size)[0]:
+            return False
+    return True
+
+
 def batch_places(source: Source, begin: int, end: int, width: int, p2m_size: int) -> list[int]:
     """Of the offsets from ``begin`` up to ``end``, which are few, those where a batch may begin."""
     length = legacy.CHUNK_ID.itemsize + STRONG_WORDS * width // 8
-    buffer = memoryview(bytearray(end - begin + length))
-    data = np.frombuffer(buffer, np.uint8, source.read_at(begin, buffer))
-    return [begin + place for place in _batches(data, end - begin, width, p2m_size).tolist()]
+    lead = min(begin, LEAD)
+    buffer = memoryview(bytearray(lead + end - begin + length))
+    whole = np.frombuffer(buffer, np.uint8, source.read_at(begin - lead, buffer))
+    places = _batches(whole[lead:], end - begin, width, p2m_size)
+    return [begin + place for place in places[~_in_series(whole, places + lead)].tolist()]
 
 
 def _batches(data: NDArray[np.uint8], count: int, width: int, p2m_size: int) -> NDArray[np.intp]:
@@ -98,7 +131,7 @@ def _possible(
         upper = _numbers(data, at + 4)
         good &= (upper == 0) | ((upper == legacy.UPPER_ONES) & (types >= 8))
     fine: NDArray[np.bool_] = good.all(axis=1)
-    if some == STRONG_WORDS:
+    if some >= SMALL.start:
         apart = np.where(xtab, legacy.PFN_MASK + 1 + np.arange(some), pfns)
         apart.sort(axis=1)
         fine &= np.count_nonzero(apart[:, 1:] == apart[:, :-1], axis=1) <= 1
