@@ -228,6 +228,7 @@ def test_parameters_and_toolstack_data_of_checkpoints() -> None:
     assert "D24" in [note.rule for note in comparison.left_out]
 
 
+@pytest.mark.skipif(not real.ALL, reason="the samples are not there")
 def test_decoded_pages_are_kept_in_a_file_while_they_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """And no longer: it is closed then."""
     sizes: list[int] = []
