@@ -67,7 +67,7 @@ class Inputs:
 def _maker(wanted: Input, path: str) -> Pipeline:
     if wanted.form == "many":
         count, memory, zeros = str(wanted.count), str(wanted.memory), str(wanted.zeros)
-        return Pipeline((work.library("samples", path, count, memory, zeros),))
+        return Pipeline((work.by_library("samples", path, count, memory, zeros),))
     shape = (f"--guest={wanted.guest}", f"--width={wanted.width}", f"--zeros={wanted.zeros}")
     sample = ("sample", "--quiet", *shape, f"--memory={wanted.memory}B")
     if wanted.form == "image":

@@ -66,7 +66,7 @@ def ours(*words: str) -> Command:
     return Command((sys.executable, "-m", "xenmig_np", *words), THIS_TREE)
 
 
-def library(*words: str) -> Command:
+def by_library(*words: str) -> Command:
     return Command((sys.executable, LIBRARY, *words), THIS_TREE)
 
 
@@ -203,7 +203,7 @@ def dump(place: Place) -> Work:
 
 
 def page_table(place: Place) -> Work:
-    return Work("page table", alone(library("page-table", place.input)))
+    return Work("page table", alone(by_library("page-table", place.input)))
 
 
 def cat(place: Place) -> Work:
@@ -232,13 +232,13 @@ def import_numpy_one_thread(_place: Place) -> Work:
 
 
 def many_convert(place: Place) -> Work:
-    return Work("convert()", alone(library("convert", place.input, place.output)), place.output)
+    return Work("convert()", alone(by_library("convert", place.input, place.output)), place.output)
 
 
 def many_convert_unchecked(place: Place) -> Work:
-    command = library("convert-unchecked", place.input, place.output)
+    command = by_library("convert-unchecked", place.input, place.output)
     return Work("convert(check=False)", alone(command), place.output)
 
 
 def many_copy(place: Place) -> Work:
-    return Work("copyfile()", alone(library("copy", place.input, place.output)), place.output)
+    return Work("copyfile()", alone(by_library("copy", place.input, place.output)), place.output)

@@ -22,7 +22,7 @@ import numpy as np
 
 from xenmig_np.io.memory import lazy_zeros
 from xenmig_np.read.events import PageBatch
-from xenmig_np.read.pagetables import last_mentions, page_index, read_pages, referred
+from xenmig_np.read.pagetables import last_mentions, page_index, read_numbered, referred
 from xenmig_np.read.pfnset import PfnSet
 from xenmig_np.wire import pages
 from xenmig_np.wire.legacy import Guest
@@ -146,7 +146,9 @@ class Collapse:
         for batch in self._batches():
             goes = self._mentions(batch) & ~self.words(batch)
             if len(at := np.flatnonzero(goes & (pages.LEVEL[batch.types] > 0))):
-                present, pfns = referred(self._read(batch, page_index(batch.types)[at]))
+                present, pfns = referred(
+                    read_numbered(self._image.source, batch, page_index(batch.types)[at])
+                )
                 present &= pfns < len(self._given)  # restore does not survive a copy that refers beyond
                 present[present] = self._given[pfns[present]] == 0
                 if len(hits := at[present.any(axis=1)]):
@@ -158,13 +160,3 @@ class Collapse:
         else:
             self._tables[batch.index] = tables
             self.tables += len(tables)
-
-    def _read(self, batch: PageBatch, numbers: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Pages of a batch by their ascending numbers, shape (pages, 4096)."""
-        source = batch.pages.source or self._image.source
-        return np.concatenate(
-            [
-                read_pages(source, place, np.arange(place.length // pages.PAGE_SIZE), batch.item)
-                for place in batch.extents(numbers)
-            ]
-        )

@@ -19,7 +19,7 @@ from xenmig_np import limits
 from xenmig_np.errors import NotSupported
 from xenmig_np.io.memory import lazy_zeros
 from xenmig_np.read.events import PageBatch
-from xenmig_np.read.pagetables import LastTables, last_mentions, page_index, read_pages, referred
+from xenmig_np.read.pagetables import LastTables, last_mentions, page_index, read_numbered, referred
 from xenmig_np.read.pfnset import PfnSet
 from xenmig_np.wire import pages
 
@@ -73,22 +73,12 @@ class LeftOut:
         for event in self._image.events(self._image.new_facts()):
             if isinstance(event, PageBatch) and len(at := self._superseded(event)):
                 numbers = page_index(event.types)[at]
-                tables = self._read(event, numbers)
+                tables = read_numbered(self._image.source, event, numbers)
                 present, pfns = referred(tables)
                 hits = at[(present & self.listed.contains(pfns)).any(axis=1)]
                 if len(hits):
                     self._tables[event.index] = hits
                     self.tables += len(hits)
-
-    def _read(self, batch: PageBatch, numbers: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Pages of a batch by their ascending numbers, shape (pages, 4096)."""
-        source = batch.pages.source or self._image.source
-        places = batch.extents(numbers)
-        parts = [
-            read_pages(source, place, np.arange(place.length // pages.PAGE_SIZE), batch.item)
-            for place in places
-        ]
-        return np.concatenate(parts)
 
     def _superseded(self, batch: PageBatch) -> NDArray[np.intp]:
         """Words of page tables that are mentioned again in the same part; those of kind (a) apart."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xenmig_np.io.source import Source
+    from xenmig_np.read.events import PageBatch
     from xenmig_np.read.places import Extent
 
 ENTRIES: Final = pages.PAGE_SIZE // pages.PTE.itemsize
@@ -67,6 +68,20 @@ def read_pages(source: Source, place: Extent, numbers: NDArray[np.intp], item: s
             )
         done += count
     return contents
+
+
+def read_numbered(source: Source, batch: PageBatch, numbers: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Pages of a batch of an image in ``source`` by their ascending numbers, shape (pages, 4096).
+
+    Raises :class:`TruncatedImage`.
+    """
+    parts = [
+        read_pages(
+            batch.pages.source or source, place, np.arange(place.length // pages.PAGE_SIZE), batch.item
+        )
+        for place in batch.extents(numbers)
+    ]
+    return np.concatenate(parts)
 
 
 class LastTables:
