@@ -11,6 +11,9 @@ import signal
 import time
 from dataclasses import dataclass
 
+_INSTALLED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""The environment; compiled modules are kept, as they are where a program was installed."""
+
 
 class Failed(Exception):
     """A command ended with another exit code than 0; the text says which."""
@@ -89,7 +92,7 @@ def _start(command: Command, stdin: int, stdout: int) -> int:
     return os.posix_spawnp(
         command.words[0],
         command.words,
-        os.environ | dict(command.environment),
+        _INSTALLED | dict(command.environment),
         file_actions=[(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)],
         setsigdef=[signal.SIGPIPE],
     )

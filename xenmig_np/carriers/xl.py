@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -71,6 +70,8 @@ class XlHeader:
         return GUESTS.get(found[1].decode(errors="replace")) if found else None
 
     def _in_json(self, key: str) -> str | None:
+        import json  # noqa: PLC0415 - for such configurations alone
+
         try:
             value: Any = json.loads(self.config.rstrip(b"\0"))["c_info"][key]
         except (ValueError, KeyError, TypeError, RecursionError):

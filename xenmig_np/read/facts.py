@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 NEVER: Final = 0
 """In :attr:`Facts.last_types`: the pfn was not mentioned."""
+COUNTED_AT_ONCE: Final = 64 * limits.KIB
+"""Pfns: bincount needs eight bytes for each, and most such parts of a small HVM guest are empty."""
 
 
 class Notes:
@@ -96,6 +98,8 @@ class Facts:
     """Words by type, as they stand in the batches."""
     last_types: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     """For each pfn one more than the type of its last mention (XTAB words mention nothing), or NEVER."""
+    counted: tuple[int, NDArray[np.int64]] = field(default_factory=lambda: (0, np.zeros(16, np.int64)))
+    """``last_type_counts`` as they were at so many batches: taking them means looking at every pfn."""
     chunks: Counter[str] = field(default_factory=Counter)
     params: list[tuple[int, int]] = field(default_factory=list)
     """HVM parameters as (number in released streams, value), chunks first, in order of arrival."""
@@ -133,10 +137,11 @@ class Facts:
     @property
     def last_type_counts(self) -> NDArray[np.int64]:
         """Pfns by the type of their last mention, shape (16,)."""
-        counts = np.zeros(17, np.int64)
-        for at in range(0, len(self.last_types), limits.MIB):  # bincount needs eight bytes for each
-            counts += np.bincount(self.last_types[at : at + limits.MIB], minlength=17)
-        return counts[1:]
+        batches, counts = self.counted
+        if batches != self.batches:
+            counts = _counts(self.last_types)[1:]
+            self.counted = self.batches, counts
+        return counts
 
     @property
     def superseded(self) -> int:
@@ -156,6 +161,18 @@ class Facts:
         """Take an event into account. Raises :class:`InvalidImage` for what grows beyond all bounds."""
         if (seer := SEERS.get(type(event))) is not None:
             seer(self, event)
+
+
+def _counts(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each of 0 to 16 stands in an array that is mostly 0 where a guest is small, shape (17,)."""
+    counts = np.zeros(17, np.int64)
+    for at in range(0, len(values), COUNTED_AT_ONCE):
+        some = values[at : at + COUNTED_AT_ONCE]
+        if np.count_nonzero(some):
+            counts += np.bincount(some, minlength=17)
+        else:
+            counts[0] += len(some)
+    return counts
 
 
 def _p2m_size(facts: Facts, event: P2mSize) -> None:
