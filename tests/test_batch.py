@@ -103,6 +103,7 @@ def test_bad_image_stops_no_other(old: Path, new: Path) -> None:
     assert bad.error
     assert (bad.error["class"], bad.error["exit_code"]) == ("TruncatedImage", 1)
     assert isinstance(bad.error["offset"], int)
+    assert bad.image == {"carrier": "bare", "guest": "hvm", "width": 64, "name": None}
     assert "guest0.save" not in tree(new)
 
 
@@ -110,10 +111,12 @@ def test_what_is_no_image_is_left_alone(old: Path, new: Path) -> None:
     (old / "text").write_bytes(b"hello\n" * 100)
     (old / "empty").write_bytes(b"")
     (old / "disk.qcow2").write_bytes(b"QFI\xfb" + bytes(5000))
+    (old / "en.pak").write_bytes(struct.pack("<IIHH", 5, 1, 300, 0) + bytes(5000))
     os.mkfifo(old / "pipe")
     (old / "link").symlink_to(old / "nowhere")
     plan = xenmig_np.batch.Batch(asked(old, new)).plan()
-    assert (len(plan.items), plan.others) == (6, {"no image": 2, "a qcow disk": 1})
+    small = "p2m_size 5, as an ia64 image or no image at all would begin"
+    assert (len(plan.items), plan.others) == (6, {"no image": 2, "a qcow disk": 1, small: 1})
     assert len(run(old, new)) == 6
 
 
@@ -129,6 +132,8 @@ def test_not_supported_fails_with_its_reason(old: Path, new: Path) -> None:
     assert result.error
     assert (result.status, result.error["class"], result.error["exit_code"]) == ("failed", "NotSupported", 3)
     assert "tmem" in result.error["message"]
+    assert result.image
+    assert (result.image["guest"], result.image["saved_by"]) == ("hvm", xenmig_np.info(result.input).saved_by)
     again = by_name(run(old, new, resume=True, drop_tmem=True))["guest0.save"]  # other options: all anew
     assert again.error
     assert again.error["class"] == "Unverified"  # the little image has no store page: no Xen would resume it
@@ -249,6 +254,8 @@ def test_defect_fails_the_image_alone(old: Path, new: Path) -> None:
     result = convert_item(item, BatchOptions.of({}), broken)
     assert result.error
     assert (result.error["class"], result.error["exit_code"]) == ("ZeroDivisionError", 70)
+    assert result.error["message"] == f"{item.input}: internal error: ZeroDivisionError: oh"
+    assert result.image
     assert tree(new) == {}
 
 
@@ -278,6 +285,8 @@ def test_archive_of_images_that_xen_wrote(new: Path) -> None:
         assert result.error
         assert result.error["class"] in {"NotSupported", "TruncatedImage"}
         assert any(word in name for word in ("2level", "tmem", "cut"))
+        assert result.image
+        assert result.image["guest"] in name
     assert all(result.proven and result.verified for result in found.values() if not result.failed)
     assert run(SAMPLES, new, prove=True, resume=True, recheck=True, jobs=2)[0].failed
     assert len(list(results(str(new / "xenmig-np.jsonl")))) == len(found) + len(failed)
@@ -469,6 +478,8 @@ def test_recheck_compares_digests(old: Path, new: Path) -> None:
     assert [result.input for result in run(old, new, resume=True, recheck=True)] == [str(old / "guest0.save")]
     assert path.read_bytes() == converted((old / "guest0.save").read_bytes())
     assert run(old, new, resume=True, recheck=True) == []
+    with pytest.raises(UsageError, match="--recheck goes with --resume"):
+        run(old, new, recheck=True)
 
 
 # ---- the command -----------------------------------------------------------------------------------------

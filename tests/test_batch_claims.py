@@ -19,6 +19,7 @@ from test_batch_killed import begun, temporary
 
 from xenmig_np.batch import BatchOptions, Item, convert_item
 from xenmig_np.batch.claims import Claims
+from xenmig_np.batch.feed import SharedList
 from xenmig_np.batch.manifest import lines
 
 if TYPE_CHECKING:
@@ -112,6 +113,19 @@ def test_lost_claim_gives_its_result_no_name(folder: str, tmp_path: Path) -> Non
     assert not (tmp_path / "new").exists()
 
 
+def test_lost_image_is_waited_for(folder: str, tmp_path: Path) -> None:
+    """Who has taken it over may die as well."""
+    feed = SharedList([item_in(tmp_path)], str(tmp_path), Claims(folder, "aaaa", stale=0.0))
+    first = feed.take()
+    assert first
+    assert first.unless
+    with open(first.unless, "w", encoding="ascii"):
+        pass  # of one who falls silent at once
+    assert not feed.counts(first)
+    wait_for(lambda: (again := feed.take()) is not None and again.attempt == 3)
+    assert feed.take() is None
+
+
 def test_done_is_final(folder: str, tmp_path: Path) -> None:
     old = archive(tmp_path / "old", 1) / "guest0.save"
     item = replace(item_in(tmp_path), input=str(old))
@@ -157,7 +171,7 @@ def test_two_share_a_list(tmp_path: Path) -> None:
     assert_all_done(old, new, claims, tmp_path)
     assert len(list(claims.glob("*.jsonl"))) == 2
     ran = batch(*arguments)
-    assert (ran.code, ran.lines[-1].partition(";")[0]) == (0, f"{new}: nothing to do")
+    assert (ran.code, ran.lines[-1].partition(";")[0]) == (0, f"{new}: {IMAGES} done by others")
 
 
 @pytest.mark.parametrize("what", ["all", "parent"])
@@ -193,5 +207,8 @@ def test_failed_image_is_done(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     arguments = ("work", old, "--out", new, "--claims", claims)
     assert batch(*arguments).code == 5
-    assert batch(*arguments).code == 0  # nothing is left to do
+    again = batch(*arguments)  # nothing is left to do, and all is not well
+    assert (again.code, again.lines[-1].partition(";")[0]) == (5, f"{new}: 2 done by others (1 failed)")
+    told = batch(*arguments, "--json", "--quiet").report
+    assert (told["results"], told["elsewhere"]) == ({}, {"converted": 1, "failed": 1})
     assert finals(claims) == {str(path): 1 for path in old.rglob("*.save")}

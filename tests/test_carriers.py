@@ -458,7 +458,7 @@ def test_a_wrong_label_of_libvirt_is_named() -> None:
         xenmig_np.info(fd)
     assert caught.value.hint == (
         "the libvirt header says version 1, a libxl stream follows: "
-        "no libvirt restores that, version 2 mends it"
+        "no libvirt restores that, convert sets it to 2"
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import MIB, converted, open_file, sample, xenmig
+from real import ALL, Sample, each
 
 import xenmig_np
 from xenmig_np.testing import fields, pieces
@@ -63,6 +64,18 @@ def test_words_on_a_pv_image(put: Callable[..., Path]) -> None:
         "  because      the marker of extended info stands behind p2m_size\n",
     ):
         assert line in told
+
+
+@pytest.mark.parametrize("truth", each([one for one in ALL if "2level" in one.name or "tmem" in one.name]))
+def test_words_on_a_refused_image(truth: Sample, put: Callable[..., Path]) -> None:
+    told = xenmig("info", put(truth.unpacked())).out.decode().splitlines()
+    if "tmem" in truth.name:
+        guest, end = "PV, 64-bit, 4 levels of page tables, ", "; --drop-tmem converts the rest of the guest"
+    else:
+        guest, end = "PV, 32-bit, 2 levels of page tables (non-PAE), ", ", which migration v2 does not have"
+    assert told[1].startswith(f"  guest        {guest}")
+    assert told[-1].startswith("  to restore   not converted by this version: ")
+    assert told[-1].endswith(end)
 
 
 def test_runs_of_vcpus(put: Callable[..., Path]) -> None:

@@ -242,7 +242,7 @@ def test_wrong_label_of_libvirt_is_set_right(put: Callable[..., Path], tmp_path:
     for container in ("auto", "libvirt"):
         ran = xenmig("convert", "--force", "--container", container, old, new)
         assert (ran.code, new.read_bytes()) == (0, Carried(LibvirtHead(version=2), stream).to_bytes())
-        assert "no libvirt restores that, version 2 mends it" in ran.lines[0]
+        assert "no libvirt restores that, convert sets it to 2" in ran.lines[0]
         assert ran.lines[1] == (
             f"{new}: {len(new.read_bytes()) / 1024:,.1f} KiB, the libvirt file with version 2 in its header, "
             "else as it was"
@@ -259,7 +259,7 @@ def test_wrong_label_of_libvirt_is_set_right(put: Callable[..., Path], tmp_path:
         assert (ran.code, new.exists()) == (ExitCode.UNSUPPORTED, False)
     ran = xenmig("convert", "-", new, stdin=old.read_bytes())
     assert (ran.code, new.exists()) == (ExitCode.UNSUPPORTED, False)
-    assert "version 2 mends it" in ran.lines[-1]
+    assert "convert sets it to 2" in ran.lines[-1]
 
 
 # ---- format and target -----------------------------------------------------------------------------------

@@ -15,8 +15,11 @@ import pytest
 from conftest import xenmig
 
 import xenmig_np
+from xenmig_np.batch.manifest import end_line
+from xenmig_np.conversion.rewrap import set_config
 from xenmig_np.errors import ExitCode
 from xenmig_np.options import SampleGuest
+from xenmig_np.salvage.run import salvage
 from xenmig_np.sample import SampleOptions, sample_image
 
 if TYPE_CHECKING:
@@ -41,10 +44,13 @@ TYPES: dict[str, set[type]] = {
     "list of strings": {list},
     "list of documents": {list},
     "map": {dict},
+    "list": {list},
     "map of integers": {dict},
     "document": {dict},
 }
 XL_FLAGS_AT = 36
+MORE = b"more"
+"""Behind an image: readers warn of it."""
 TARGETS = ("xen-4.6", "xen-4.14")
 DOMAIN_TYPE = 0x18 + 24
 """Offset of the domain header's type in a bare libxl stream."""
@@ -84,6 +90,16 @@ def compare(schema: str, documents: list[dict[str, Any]]) -> None:
     assert seen == table.keys()
 
 
+def test_all_documents_are_there_and_compared() -> None:
+    code = "".join(path.read_text() for path in ROOT.glob("xenmig_np/**/*.py"))
+    known = sorted(set(re.findall(r'"(xenmig-np/[a-z-]+)"', code)))
+    assert sorted(re.findall(r"^## (xenmig-np/.*)$", JSON, re.MULTILINE)) == known
+    compared = set(
+        re.findall(r'^    compare\("(xenmig-np/[a-z-]+)"', Path(__file__).read_text(), re.MULTILINE)
+    )
+    assert sorted(compared) == known
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """An HVM image, and one of a PV guest that gave pages back, with an odd xl header."""
@@ -108,6 +124,59 @@ def test_conversion_document(images: list[Path], tmp_path: Path) -> None:
         assert document["input"].keys() == xenmig_np.info(path).to_dict().keys() - {"warnings"}
 
 
+def test_salvage_document(tmp_path: Path) -> None:
+    """Of an image that is whole, of one that lost a batch, and of one that lost its end."""
+    whole, hole, cut = ways = [tmp_path / name for name in ("whole", "hole", "cut")]
+    options = SampleOptions(memory=16 << 20)
+    data = bytearray(b"".join(bytes(piece) for piece in sample_image(options)) + MORE)
+    whole.write_bytes(data)
+    entries = xenmig("dump", "--json", "--all", whole).report["entries"]
+    batch = next(entry["offset"] for entry in entries if entry["name"] == "page batch 2")
+    cut.write_bytes(data[:batch])
+    data[batch : batch + 64] = bytes(64)
+    hole.write_bytes(data)
+    made = [salvage(path, path.with_suffix(".new"), sync=False).to_dict() for path in ways]
+    compare("xenmig-np/salvage", made)
+    assert [bool(document["conversion"]) for document in made] == [True, False, False]
+    assert [bool(document["stream"]) for document in made] == [False, True, False]
+
+
+def test_documents_of_configurations(images: list[Path], tmp_path: Path) -> None:
+    wanted = tmp_path / "wanted"
+    wanted.write_text('name = "web01"\n')
+    told = xenmig("config", "set", "--json", images[1], "--config", wanted, "-o", tmp_path / "new").report
+    compare("xenmig-np/rewrapped", [told])
+    assert told == json.loads(
+        json.dumps(set_config(images[1], tmp_path / "new", wanted, force=True, sync=False).to_dict())
+    )
+    shown = [xenmig("config", "show", "--as", "json", path).report for path in (images[1], tmp_path / "new")]
+    compare("xenmig-np/config", shown)
+    assert [document["kind"] for document in shown] == ["json", "text"]
+    assert shown[1]["config"] == [["name", "web01"]]
+
+
+def test_formats_document() -> None:
+    compare("xenmig-np/formats", [xenmig("formats", "--json").report])
+
+
+def test_documents_of_a_batch(images: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "cut").write_bytes(images[1].read_bytes()[:-1])
+    (tmp_path / "more").write_bytes(images[0].read_bytes() + MORE)
+    (tmp_path / "text").write_text("no image")
+    run = ("batch", "run", tmp_path, "--out", tmp_path / "new", "--json")
+    plan = xenmig(*run, "--dry-run").report
+    compare("xenmig-np/batch-plan", [plan])
+    assert plan["items"][0]["error"].keys() == said_of_an_error()
+    made = xenmig(*run, "--shard", "1/1").report
+    compare("xenmig-np/batch", [made])
+    told = [json.loads(line) for line in Path(made["manifest"]).read_text().splitlines()]
+    assert [line["event"] for line in told] == ["run", "image", "image", "end"]
+    killed = end_line(made["run"], cut_off=True)
+    compare("xenmig-np/manifest", [*told, killed])
+    failed = next(line for line in told if line.get("error"))
+    assert failed["error"].keys() == said_of_an_error() | {"errno"}
+
+
 @pytest.fixture(scope="module")
 def streams(images: list[Path]) -> list[Path]:
     """The images converted for both released numberings."""
@@ -115,6 +184,11 @@ def streams(images: list[Path]) -> list[Path]:
     for path, new in made:
         xenmig_np.convert(path, str(new), target=new.name.partition(".")[2], sync=False)
     return [new for _, new in made]
+
+
+def said_of_an_error() -> set[str]:
+    """The fields below ``error``."""
+    return {name.removeprefix("error.") for name in documented("xenmig-np/error") if "." in name}
 
 
 def damaged(path: Path, at: int) -> Path:
@@ -136,8 +210,7 @@ def test_verify_documents(images: list[Path], streams: list[Path]) -> None:
     compare("xenmig-np/verify", made)
     inputs = [one for document in made for one in document["inputs"]]
     compare("xenmig-np/verification", [one for one in inputs if "schema" in one])
-    said = {name for name in documented("xenmig-np/error") if name.startswith("error.")}
-    assert [{f"error.{name}" for name in one} for one in inputs if "schema" not in one] == [said, said]
+    assert [one.keys() for one in inputs if "schema" not in one] == [said_of_an_error()] * 2
     assert xenmig_np.verify(bad).to_dict() == inputs[-2] | {"release": None}
 
 

@@ -15,7 +15,15 @@ import pytest
 from conftest import ENVIRONMENT, converted, open_file, piped, sample, xenmig
 
 import xenmig_np
-from xenmig_np.errors import InputOutputError, InvalidImage, OutputExists, Refused, TruncatedImage
+from xenmig_np.conversion.rewrap import set_config
+from xenmig_np.errors import (
+    InputOutputError,
+    InvalidImage,
+    OutputExists,
+    Refused,
+    TruncatedImage,
+    UsageError,
+)
 from xenmig_np.io import files
 from xenmig_np.io.files import Output
 from xenmig_np.io.source import open_source
@@ -54,6 +62,34 @@ def broken(old: Path) -> Path:
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+# ---- names -----------------------------------------------------------------------------------------------
+
+
+def test_names_may_be_paths(old: Path, there: Path) -> None:
+    """They are strings in reports and errors."""
+    new, kept = there / "new", there / "kept"
+    old.write_bytes(sample("pv64", xl=True))
+    assert xenmig_np.convert(old, new, keep_config=kept, sync=False).output == str(new)
+    assert new.read_bytes() == converted(old.read_bytes())
+    with xenmig_np.plan(old, there / "other", config=kept) as plan:
+        assert plan.size == new.stat().st_size
+    assert set_config(old, there / "set", kept, sync=False).output == str(there / "set")
+    assert (there / "set").read_bytes() == old.read_bytes()
+    with pytest.raises(OutputExists, match=f"^{new}: exists already"):
+        xenmig_np.convert(old, new)
+    (there / "empty").touch()
+    with pytest.raises(UsageError, match=f"^{there / 'empty'}: --config"):
+        xenmig_np.convert(old, there / "other", config=there / "empty")
+    with pytest.raises(UsageError, match="wants a file of its own"):
+        xenmig_np.convert(old, there / "other", keep_config=there / "other")
+
+
+def test_what_is_no_name_is_no_output(old: Path) -> None:
+    for wrong in (None, 1.5, ["new"]):
+        with pytest.raises(TypeError, match=r"expected str, bytes or os\.PathLike object, not"):
+            xenmig_np.convert(old, wrong)  # type: ignore[arg-type]
 
 
 # ---- what is there already -------------------------------------------------------------------------------

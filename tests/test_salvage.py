@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import typer
-from conftest import converted, every_kind, sample
+from conftest import converted, every_kind, sample, xenmig
 from drawn import drawn, images_are_long
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
@@ -36,6 +36,7 @@ from xenmig_np.io.source import FileSource
 from xenmig_np.salvage.run import Salvaged, salvage
 from xenmig_np.salvage.tolerant import Ranges
 from xenmig_np.testing.builder import FLAGS_AT, ONLINE, LegacyImage, small_image
+from xenmig_np.testing.carriers import Carried, XendHead
 from xenmig_np.testing.fields import NOTAB, Filled, le, word
 from xenmig_np.testing.pieces import Batch, Control
 
@@ -657,6 +658,18 @@ def test_checkpoints_behind_a_damaged_first_body(tmp_path: Path) -> None:
     assert not made.report.no_stream
 
 
+def test_what_a_configuration_loses_is_told(tmp_path: Path) -> None:
+    """As it is of an image that is whole."""
+    config = b"(domain (name small) (memory 4) (image (linux)) (device (vtpm (backend 0))))"
+    image = guest_image("pv64", 64, BATCHES)
+    carried = Carried(XendHead(config), image.to_bytes())
+    data, head = bytearray(carried.to_bytes()), carried.at + places(image)[3].head
+    data[head : head + 64] = bytes(64)
+    made = salvaged(bytes(data), tmp_path)
+    assert made.report.stream
+    assert any("vtpm in domain 0" in note.text for note in made.report.warnings)
+
+
 def test_an_existing_file_is_kept(tmp_path: Path) -> None:
     data = guest_image("hvm", 64, BATCHES).to_bytes()[:500_000]
     old, new = tmp_path / "old", tmp_path / "new"
@@ -669,6 +682,41 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
         (tmp_path / name).unlink()
     with pytest.raises(UsageError, match="writes files"):
         salvage(str(old), "-")
+
+
+def test_names_may_be_paths(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(sample("hvm"))
+    assert salvage(old, new, sync=False).conversion
+    assert new.read_bytes() == converted(sample("hvm"))
+    old.write_bytes(guest_image("hvm", 64, BATCHES).to_bytes()[:500_000])
+    raw, map_, rescue = tmp_path / "memory", tmp_path / "lost", tmp_path / "rescue"
+    made = salvage(old, new, raw=raw, map_=map_, force=True, sync=False)
+    assert (made.raw, made.map) == (str(raw), str(map_))
+    assert (raw.exists(), map_.exists()) == (True, True)
+    rescue.write_text("none")
+    with pytest.raises(UsageError, match=f"^{re.escape(str(rescue))}: no mapfile"):
+        salvage(old, new, unreadable=rescue, force=True)
+
+
+@pytest.mark.parametrize("cut", [500_000, None], ids=["damaged", "whole"])
+@pytest.mark.parametrize(
+    ("option", "told", "hint"),
+    [
+        ("spool", "--salvage reads a file in any order: --spool has nothing to do", "leave --spool away"),
+        ("keep_config", "--keep-config does not go with --salvage", "xenmig-np config show INPUT > FILE"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(
+    option: str, told: str, hint: str, cut: int | None, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    old.write_bytes(guest_image("hvm", 64, BATCHES).to_bytes()[:cut])
+    ran = xenmig(
+        "convert", "--salvage", f"--{option.replace('_', '-')}", tmp_path / "it", old, tmp_path / "new"
+    )
+    assert (ran.code, ran.lines) == (2, [f"error: {told}", f"hint: {hint}"])
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_the_report_is_plain(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from broken import Case, case, findings, places, rules_of
 from conftest import converted, put, sample, xenmig  # noqa: F401 - put is a fixture
 
+import xenmig_np
+from xenmig_np.conversion.rewrap import mend
 from xenmig_np.testing.carriers import (
     BANNER,
     DEMU,
@@ -123,6 +125,14 @@ def test_the_severity_is_that_of_the_rule(case: Case) -> None:
         assert finding.severity is RULES[finding.rule].severity
 
 
+def test_a_mended_libvirt_file_is_good(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(libvirt(version=1).to_bytes())
+    assert not xenmig_np.verify(old).good()
+    assert mend(old, new, sync=False)
+    assert xenmig_np.verify(new).good()
+
+
 @each_case
 def test_at_level_reference_only_the_stream_is_looked_at(case: Case) -> None:
     assert not findings(case.stream.to_bytes(), level=Level.REFERENCE)
@@ -175,7 +185,8 @@ def test_good_files_are_clean_and_named(
 
 
 def test_the_mending_of_a_libvirt_file_is_named() -> None:
+    """With its label nobody restores it: an error, as the like of it in an xl file."""
     (found,) = findings(libvirt(version=1).to_bytes())
-    assert found.severity is Severity.WARNING
+    assert found.severity is RULES["X122"].severity is Severity.ERROR
     assert (found.section, found.expected) == ("containers 3.2", "2")
     assert "no libvirt restores the file until it is repaired" in found.found

@@ -7,14 +7,20 @@ Arrays are those of a batch of 1024 words as savers write them, the image is one
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pytest
+from plain.delta import FULL, PAGE, encode_page
 
 import xenmig_np
 from xenmig_np.io.runs import runs
+from xenmig_np.io.source import FileSource
+from xenmig_np.read.delta import DeltaBody
+from xenmig_np.read.pagestore import LastCopies, PageStore
 from xenmig_np.read.pagetables import ENTRIES, last_mentions, page_index, referred
 from xenmig_np.read.pfnset import PfnSet
 from xenmig_np.sample import SampleOptions, sample_image
@@ -30,6 +36,9 @@ WORDS = 1024
 PAGES = 1 << 24
 """Of a guest of 64 GiB."""
 MEMORY = 16 << 20
+
+BODY: Final = MEMORY // PAGE
+"""Pages of a compressed checkpoint: one pass in a second is 16 MiB of pages in a second."""
 
 
 @pytest.fixture
@@ -100,3 +109,42 @@ def test_plan(benchmark: BenchmarkFixture, image: Path) -> None:
             return sum(1 for _ in made.segments())
 
     assert benchmark(segments) > MEMORY // (WORDS * 4096)
+
+
+# ---- compressed checkpoints ------------------------------------------------------------------------------
+
+BASE: Final = random.Random(1).randbytes(PAGE)
+FULLY: Final = bytes([FULL]) + BASE
+CHANGED: Final = encode_page(BASE, BASE[:1000] + bytes(200) + BASE[1200:3000] + bytes(8) + BASE[3008:])
+"""Two of its structures are written."""
+EVERY_OTHER: Final = encode_page(BASE, b"".join(BASE[at : at + 4] + bytes(4) for at in range(0, PAGE, 8)))
+"""The worst: each second word differs, so that a head stands for each."""
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [[FULLY], [FULLY, FULLY, FULLY, CHANGED], [CHANGED], [EVERY_OTHER]],
+    ids=["full", "3-full-1-delta", "deltas", "worst"],
+)
+def test_compressed_checkpoint(benchmark: BenchmarkFixture, pages: list[bytes]) -> None:
+    """A body as it comes: 1024 pfns, then their data in one chunk."""
+    chunk = memoryview(b"".join(pages * (WORDS // len(pages))))
+    all_pfns = np.arange(BODY, dtype=np.uint32)
+    fd = os.memfd_create("checkpoint")
+    os.write(fd, bytes(PAGE) + BASE * BODY + chunk)  # nothing that came lies at 0
+    end = os.fstat(fd).st_size
+    with FileSource(fd, "checkpoint", owned=True) as source, PageStore() as store:
+        copies = LastCopies(BODY, source, store)
+        copies.plain(all_pfns, PAGE, "pages")
+
+        def decode() -> int:
+            copies.begin()
+            body = DeltaBody(copies, source.path)
+            for pfns in np.split(all_pfns, BODY // WORDS):
+                body.announce(pfns)
+                body.feed(chunk, end - len(chunk))
+            assert body.finish(end) is None
+            copies.commit()
+            return body.delivered
+
+        assert benchmark(decode) == BODY

@@ -18,7 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from xenmig_np.batch.manifest import InvalidManifest
 from xenmig_np.batch.places import clear, make_folders, writing
+from xenmig_np.batch.result import Status
+from xenmig_np.errors import InputOutputError
 
 if TYPE_CHECKING:
     from xenmig_np.batch.item import Item
@@ -122,6 +125,17 @@ class Claims:
                 os.fsync(file.fileno())
             os.rename(temporary, path)
         self._mine.pop(item.output, None)
+
+    def outcome(self, key: str) -> str:
+        """How an image ended that is done. Raises :class:`InputOutputError`."""
+        path = self._path(key, DONE)
+        try:
+            with open(path, "rb") as file:
+                return str(Status(json.load(file)["status"]))
+        except OSError as error:
+            raise InputOutputError("cannot be read", path=path, cause=error) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidManifest(path=path, found=str(error), expected="a result") from error
 
     def _dead(self, key: str, generation: int) -> bool:
         path = self._path(key, generation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ LOOK_AGAIN: Final = 1.0
 
 class Feed(Protocol):
     """Gives items, and hears what became of them."""
+
+    @property
+    def elsewhere(self) -> Counter[str]:
+        """Items that others have done, by how they ended."""
 
     def take(self) -> Item | None:
         """The next; None: there is none, or none now."""
@@ -43,6 +48,7 @@ class OwnList:
     def __init__(self, items: Iterable[Item]) -> None:
         self._items = iter(items)
         self.exhausted = False
+        self.elsewhere: Counter[str] = Counter()
 
     def take(self) -> Item | None:
         item = next(self._items, None)
@@ -65,7 +71,9 @@ class SharedList:
     def __init__(self, items: Iterable[Item], out: str, claims: Claims) -> None:
         self._claims = claims
         self._waiting = {claims.key(os.path.relpath(item.output, out)): item for item in items}
-        self._keys = {item.output: key for key, item in self._waiting.items()}
+        self._taken: dict[str, tuple[str, Item]] = {}
+        """Key, and what it was before it was claimed, by the output."""
+        self.elsewhere: Counter[str] = Counter()
         self._round: list[str] = []
         self._state: dict[str, int | None] = {}
         self._looked = -LOOK_AGAIN
@@ -82,7 +90,7 @@ class SharedList:
             key = self._round.pop()
             item = self._waiting[key]
             if taken := self._claims.take(key, item, self._state.get(key) or 0):
-                del self._waiting[key]
+                self._taken[item.output] = key, self._waiting.pop(key)
                 return taken
 
     def _look(self) -> bool:
@@ -93,16 +101,23 @@ class SharedList:
         self._looked = now
         self._state = self._claims.state()
         for key, generation in self._state.items():
-            if generation is None:
-                self._waiting.pop(key, None)
+            if generation is None and key in self._waiting:
+                del self._waiting[key]
+                self.elsewhere[self._claims.outcome(key)] += 1
         self._round = [*reversed(self._waiting)]
         return bool(self._round)
 
     def counts(self, item: Item) -> bool:
-        return not self._claims.lost(item)
+        """What was lost waits again: who has taken it over may die in his turn."""
+        if not self._claims.lost(item):
+            return True
+        key, before = self._taken.pop(item.output)
+        self._waiting[key] = before
+        return False
 
     def noted(self, item: Item, result: Result) -> None:
-        self._claims.done(self._keys[item.output], item, result)
+        key, _ = self._taken.pop(item.output)
+        self._claims.done(key, item, result)
 
     def tick(self) -> None:
         self._claims.beat()

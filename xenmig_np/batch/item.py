@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,7 @@ import xenmig_np
 from xenmig_np.batch.options import BatchOptions, Streams
 from xenmig_np.batch.places import link, make_folders, same_bytes, stamp, sync_folder, writing
 from xenmig_np.batch.result import Result, Status
+from xenmig_np.batch.told import of_failed, of_image, of_stream
 from xenmig_np.errors import InputOutputError, InvalidImage, OutputExists, XenmigError
 from xenmig_np.io.digest import Digests
 from xenmig_np.io.files import Output
@@ -27,7 +29,6 @@ from xenmig_np.verification.finding import Severity
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from xenmig_np.conversion.run import Conversion
     from xenmig_np.io.source import Source
 
     Progress = Callable[[int, int | None], object]
@@ -72,28 +73,28 @@ def convert_item(item: Item, options: BatchOptions, progress: Progress | None = 
     work = _Work(item, options, progress)
     try:
         work.do()
-    except XenmigError as error:
-        work.failed(_told(error))
-    except MemoryError:
-        work.failed(_defect("MemoryError", "out of memory"))
     except Exception as error:  # noqa: BLE001 - a defect with one image is no reason to leave out the rest
-        work.failed(_defect(type(error).__name__, f"internal error: {type(error).__name__}: {error}"))
+        work.failed(_told(error, item))
+        with suppress(Exception):  # nor is one in telling what it was
+            if not item.is_stream:
+                work.known["image"] = of_failed(item.input, options.convert)
     return work.result()
 
 
 def failed_result(item: Item, options: BatchOptions, error: XenmigError) -> Result:
     """The result of an image for which nothing could be done."""
     work = _Work(item, options, None)
-    work.failed(_told(error))
+    work.failed(_told(error, item))
     return work.result()
 
 
-def _told(error: XenmigError) -> dict[str, Any]:
-    return {**error.to_dict(), "errno": getattr(error, "errno", None)}
-
-
-def _defect(name: str, message: str) -> dict[str, Any]:
-    return {**_told(XenmigError(message)), "class": name}
+def _told(error: Exception, item: Item) -> dict[str, Any]:
+    """An error as the manifest has it; what is none of ours is a defect."""
+    if isinstance(error, XenmigError):
+        return {**error.to_dict(), "errno": getattr(error, "errno", None)}
+    name = type(error).__name__
+    message = "out of memory" if isinstance(error, MemoryError) else f"internal error: {name}: {error}"
+    return {**XenmigError(message, path=item.input).to_dict(), "class": name, "errno": None}
 
 
 @dataclass(slots=True)
@@ -169,8 +170,8 @@ class _Work:
         )
         self.known |= {
             "status": Status.CONVERTED,
-            "image": _image(made),
-            "stream": _stream(made),
+            "image": of_image(made.input),
+            "stream": of_stream(made),
             "warnings": [note.to_dict() for note in made.warnings],
         }
 
@@ -288,27 +289,3 @@ class _Written:
 
     def fileno(self) -> int:
         return self.fd
-
-
-def _image(made: Conversion) -> dict[str, Any]:
-    """What the manifest says of an image: what can be counted and sorted by."""
-    info = made.input.to_dict()
-    wanted = (
-        "carrier",
-        "guest",
-        "width",
-        "saved_by",
-        "p2m_size",
-        "batches",
-        "pages",
-        "distinct_pages",
-        "device_model",
-    )
-    kept = {name: info[name] for name in wanted if name in info}
-    return kept | {"vcpus": list(info["vcpus"]), "name": made.input.config.name}
-
-
-def _stream(made: Conversion) -> dict[str, Any]:
-    report = made.to_dict()
-    wanted = ("target", "format", "carrier", "restored_by", "records", "words", "left_out")
-    return {name: report[name] for name in wanted if name in report}

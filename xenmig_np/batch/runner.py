@@ -77,8 +77,12 @@ class Batch:
         self.jobs = len(os.sched_getaffinity(0)) if jobs is None else jobs
         if self.jobs < 1:
             raise UsageError("jobs", found=str(jobs), expected="at least 1")
+        if recheck and not resume:
+            raise UsageError("--recheck goes with --resume alone")
         self.counts: Counter[str] = Counter()
         """Results by status."""
+        self.elsewhere: Counter[str] = Counter()
+        """Results of others who share the list, by status."""
         self.stopped: str | None = None
         """Why items were left that nobody has begun."""
         self._resume = resume
@@ -127,7 +131,9 @@ class Batch:
             manifest.append(self._run_line(plan))
             began = time.monotonic()
             try:
-                yield from self._work(manifest, self._feed(plan))
+                feed = self._feed(plan)
+                self.elsewhere = feed.elsewhere
+                yield from self._work(manifest, feed)
             finally:
                 with suppress(XenmigError):  # the disk that is full may be this one
                     manifest.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,13 +70,13 @@ class Given:
         )
 
 
-def given(config: str | bytes) -> Given:
+def given(config: str | os.PathLike[str] | bytes) -> Given:
     """Read a configuration from a file, or take it as it is.
 
     Raises :class:`UsageError` for what is no configuration, and :class:`InputOutputError`.
     """
-    path = None if isinstance(config, bytes) else config
-    data = config if isinstance(config, bytes) else _read(config)
+    path = None if isinstance(config, bytes) else os.fsdecode(config)
+    data = config if isinstance(config, bytes) else _read(os.fsdecode(config))
 
     def wrong(found: str, expected: str = "a configuration") -> Never:
         raise UsageError("--config", path=path, found=found, expected=expected)

@@ -64,7 +64,7 @@ class LibvirtHeader:
         odd = []
         if (stream == "legacy") is not self.mislabelled:
             text = f"the libvirt header says version {self.version}, {STREAMS[stream]} follows"
-            more = ": no libvirt restores that, version 2 mends it" if self.mislabelled else ""
+            more = ": no libvirt restores that, convert sets it to 2" if self.mislabelled else ""
             odd.append(Note("containers 3.2", text + more, self.at + 16))
         if not self.config.endswith(b"\0"):
             odd.append(Note("containers 3.1", "no NUL behind the domain XML", self.at + self.length))

@@ -319,7 +319,7 @@ def _run(made: Batch, *, progress: Shown, quiet: bool, as_json: bool) -> None:
     if made.stopped:
         terminal.say(f"error: {made.stopped}")
         terminal.say("hint: make room, then run it again with --resume")
-    if made.stopped or made.counts["failed"]:
+    if made.stopped or made.counts["failed"] or made.elsewhere["failed"]:
         raise typer.Exit(ExitCode.PARTLY)
 
 

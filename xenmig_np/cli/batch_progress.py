@@ -163,6 +163,7 @@ class Told:
             "manifest": made.manifest,
             "run": made.run,
             "results": dict(made.counts),
+            "elsewhere": dict(made.elsewhere),
             "done_before": self._plan.done if self._plan else 0,
             "others": dict(self._plan.others) if self._plan else {},
             "bytes": self._bytes,
@@ -176,6 +177,9 @@ class Told:
         parts = [f"{count:,} {status}" for status, count in sorted(made.counts.items())]
         if report["done_before"]:
             parts.append(f"{report['done_before']:,} done before")
+        if elsewhere := made.elsewhere.total():
+            failed = f" ({made.elsewhere['failed']:,} failed)" if made.elsewhere["failed"] else ""
+            parts.append(f"{elsewhere:,} done by others{failed}")
         if others := sum(report["others"].values()):
             parts.append(f"{others:,} no image")
         done = ", ".join(parts) or "nothing to do"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -21,7 +24,7 @@ from xenmig_np.cli.options import (
     WidthOption,
 )
 from xenmig_np.cli.progress import progress as progress_of
-from xenmig_np.errors import NotSupported, UsageError
+from xenmig_np.errors import InvalidImage, NotSupported, UsageError
 from xenmig_np.options import Container, Format, TargetName
 
 if TYPE_CHECKING:
@@ -167,6 +170,11 @@ def convert(
             if _mended(input, output, request, force=force, sync=sync, quiet=quiet, as_json=json):
                 return
             raise
+        except InvalidImage as error:
+            if parts := _parts(input):
+                command = f"cat {shlex.join(parts)} | xenmig-np convert - OUTPUT"
+                error.hint = f"there are further parts of it: {command}"
+            raise
     _tell(made, verbose=verbose, quiet=quiet)
     if json:
         terminal.result_json(made.to_dict())
@@ -181,6 +189,13 @@ def _fits(*odd: tuple[bool, str]) -> None:
     for wrong, text in odd:
         if wrong:
             raise UsageError(text)
+
+
+def _parts(path: str) -> list[str]:
+    """The files of an image that was split over ``path``, ``path.1`` and so on, if it was."""
+    numbers = itertools.takewhile(lambda number: os.path.isfile(f"{path}.{number}"), itertools.count(1))
+    further = [f"{path}.{number}" for number in numbers]
+    return [path, *further] if further else []
 
 
 def _mended(

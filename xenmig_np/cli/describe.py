@@ -17,6 +17,8 @@ GUESTS: Final = {
     "pv32": "PV, 32-bit, 3 levels of page tables (PAE)",
     "hvm": "HVM",
 }
+NON_PAE: Final = "PV, 32-bit, 2 levels of page tables (non-PAE)"
+"""A guest that is ``pv32`` too."""
 CARRIERS: Final = {
     "bare": "without a carrier",
     "xl": "in an xl file",
@@ -36,8 +38,12 @@ PAGE: Final = 4096
 
 def image_lines(info: ImageInfo, *, verbose: bool) -> Iterator[str]:
     """What a legacy image is."""
+    from xenmig_np.read.info import TWO_LEVELS  # noqa: PLC0415 - brings numpy
+
+    narrow = info.refused == TWO_LEVELS
+    guest = NON_PAE if narrow else GUESTS[info.guest]
     yield f"{info.path}: legacy Xen image, {CARRIERS[info.carrier]}"
-    yield _row("guest", f"{GUESTS[info.guest]}, {_vcpus(info.vcpus)}")
+    yield _row("guest", f"{guest}, {_vcpus(info.vcpus)}")
     yield _row("memory", _memory(info))
     if info.checkpoints > 1 or info.incomplete_checkpoint:
         yield _row("checkpoints", _checkpoints(info))
@@ -56,8 +62,11 @@ def image_lines(info: ImageInfo, *, verbose: bool) -> Iterator[str]:
         yield _row("unmapped", plural(info.unmapped, "page"))
     if verbose:
         yield from (_row("because", reason) for reason in info.reasons)
-    convert = "convert it: xenmig-np convert INPUT OUTPUT"
-    yield _row("to restore", f"not converted by this version: {info.refused}" if info.refused else convert)
+    if info.refused:
+        rest = "" if narrow else "; --drop-tmem converts the rest of the guest"
+        yield _row("to restore", f"not converted by this version: {info.refused}{rest}")
+    else:
+        yield _row("to restore", "convert it: xenmig-np convert INPUT OUTPUT")
 
 
 def _row(name: str, text: str) -> str:

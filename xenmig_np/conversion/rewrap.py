@@ -12,6 +12,7 @@ from xenmig_np.carriers.libvirt import LibvirtHeader
 from xenmig_np.carriers.recognise import Carried, recognise
 from xenmig_np.carriers.wrap import TITLES
 from xenmig_np.carriers.xl import XlHeader
+from xenmig_np.conversion.run import Place, place
 from xenmig_np.errors import InvalidImage, UsageError
 from xenmig_np.io.files import Output
 from xenmig_np.io.plan import Literal, Range, Segment
@@ -58,8 +59,8 @@ class Rewrapped:
 
 def set_config(  # noqa: PLR0913 - each is an option of the command
     source: Input,
-    output: str | int,
-    config: str | bytes,
+    output: Place,
+    config: str | os.PathLike[str] | bytes,
     *,
     force: bool = False,
     sync: bool = True,
@@ -73,13 +74,13 @@ def set_config(  # noqa: PLR0913 - each is an option of the command
     wanted = given(config)
     with open_source(source) as original:
         skip_junk(original, skip)
-        out = Output(output, original, force=force)
+        out = Output(place(output), original, force=force)
         carried = recognise(original)
         head = _with_config(original, carried, wanted)
         return _copy(original, carried, head, out, sync=sync)
 
 
-def mend(source: Input, output: str | int, *, force: bool = False, sync: bool = True) -> Rewrapped | None:
+def mend(source: Input, output: Place, *, force: bool = False, sync: bool = True) -> Rewrapped | None:
     """Copy a libvirt file whose head says that a legacy image follows, and a libxl stream does (3.2).
 
     None: it is no such file, or a pipe, which cannot be looked at beforehand. Raises as :func:`set_config`.
@@ -91,7 +92,9 @@ def mend(source: Input, output: str | int, *, force: bool = False, sync: bool = 
         header = carried.header
         if not (isinstance(header, LibvirtHeader) and header.mislabelled and carried.stream == "libxl"):
             return None
-        return _copy(original, carried, header.for_v2(), Output(output, original, force=force), sync=sync)
+        return _copy(
+            original, carried, header.for_v2(), Output(place(output), original, force=force), sync=sync
+        )
 
 
 def _is_file(source: Input) -> bool:

@@ -57,6 +57,15 @@ class Witness(Protocol):
         """All is written to ``fd``, and was checked. What this raises ends the conversion."""
 
 
+Place = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int
+"""Of an output: the name of a file, ``-`` for standard output, or a descriptor."""
+
+
+def place(given: Place) -> str | int:
+    """What the caller gives, with names as they are inside: strings. Raises :class:`TypeError`."""
+    return given if isinstance(given, int) else os.fsdecode(given)
+
+
 class Options(TypedDict, total=False):
     """What a caller may ask for: the fields of :class:`Request`, with plain strings and numbers too."""
 
@@ -65,13 +74,13 @@ class Options(TypedDict, total=False):
     width: Width | int | None
     guest: GuestName | str | None
     container: Container | str
-    config: str | bytes | None
-    keep_config: str | None
+    config: str | os.PathLike[str] | bytes | None
+    keep_config: str | os.PathLike[str] | None
     skip: int
     skip_qemu: bool
     drop_tmem: bool
     collapse: bool
-    spool: str | None
+    spool: str | os.PathLike[str] | None
     sparse: bool
     drop_cache: bool
     compress: str | None
@@ -118,7 +127,10 @@ class Request:
     @classmethod
     def of(cls, options: Options) -> Request:
         """A request from what a caller gives. Raises :class:`UsageError`."""
-        values: dict[str, Any] = dict(options)
+        values: dict[str, Any] = {
+            name: os.fsdecode(value) if isinstance(value, os.PathLike) else value
+            for name, value in options.items()
+        }
         kinds: dict[str, type[Enum]] = {
             "target": TargetName,
             "format": Format,
@@ -184,7 +196,7 @@ class Conversion:
 @contextlib.contextmanager
 def plan(
     source: Input,
-    output: str | int | None = None,
+    output: Place | None = None,
     *,
     force: bool = False,
     **options: Unpack[Options],
@@ -195,6 +207,7 @@ def plan(
     """
     request = Request.of(options)
     with _opened(source, request) as (original, usable):
+        output = None if output is None else place(output)
         out = None if output is None else Output(output, original, force=force)
         if not usable.seekable:
             raise UsageError("a plan needs a file", path=usable.path, hint="give a file, or --spool DIR")
@@ -213,7 +226,7 @@ def report_of(made: Plan, seconds: float = 0.0) -> Conversion:
 
 def convert(  # noqa: PLR0913 - each is an option of the command
     source: Input,
-    output: str | int,
+    output: Place,
     *,
     force: bool = False,
     sync: bool = True,
@@ -229,7 +242,7 @@ def convert(  # noqa: PLR0913 - each is an option of the command
     errors of :mod:`xenmig_np.errors`; a named output is then not there, or as it was.
     """
     began = time.monotonic()
-    request = Request.of(options)
+    request, output = Request.of(options), place(output)
     with _opened(source, request) as (original, usable):
         out = Output(output, original, force=force, mark=witness.mark if witness else "")
         image = _found(usable, request)

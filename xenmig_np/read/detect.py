@@ -97,7 +97,7 @@ def _plausible(p2m_size: int, path: str, at: int, begin: bytes) -> None:
             f"p2m_size {p2m_size}, as an ia64 image or no image at all would begin",
             path=path,
             offset=at,
-            item="p2m_size",
+            item="beginning",
             hint="if you know better, give --width and --guest",
         )
     if p2m_size > limits.P2M_SIZE_MAX:

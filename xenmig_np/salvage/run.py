@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from xenmig_np.carriers.recognise import Carried, recognise
-from xenmig_np.conversion.run import Conversion, Options, Request, carry_out, convert
+from xenmig_np.conversion.run import Conversion, Options, Place, Request, carry_out, convert, place
 from xenmig_np.errors import (
     ExitCode,
     InputOutputError,
@@ -99,11 +99,11 @@ class Salvaged:
 
 def salvage(  # noqa: PLR0913 - each is an option of the command
     source: Input,
-    output: str,
+    output: Place,
     *,
-    raw: str | None = None,
-    map_: str | None = None,
-    unreadable: str | None = None,
+    raw: str | os.PathLike[str] | None = None,
+    map_: str | os.PathLike[str] | None = None,
+    unreadable: str | os.PathLike[str] | None = None,
     force: bool = False,
     sync: bool = True,
     check: bool = True,
@@ -114,11 +114,11 @@ def salvage(  # noqa: PLR0913 - each is an option of the command
 
     A damaged one gives ``raw`` (OUTPUT.raw), ``map_`` (OUTPUT.map), and ``output`` if its tail survives.
     ``unreadable`` is a mapfile of ddrescue that says what of the input is not as it was saved. The rest is
-    as :func:`xenmig_np.conversion.run.convert` has it. Raises the error of the damage where nothing can be
-    saved.
+    as :func:`xenmig_np.conversion.run.convert` has it, but for ``spool`` and ``keep_config``, which are
+    refused. Raises the error of the damage where nothing can be saved.
     """
     began = time.monotonic()
-    request = Request.of(options)
+    request, output = _fitting(Request.of(options)), place(output)
     with open_source(source) as opened:
         if not opened.seekable or opened.compression:
             raise UsageError(
@@ -127,9 +127,9 @@ def salvage(  # noqa: PLR0913 - each is an option of the command
                 hint="give a file that is not compressed",
             )
         if Output(output, opened, force=force).is_stream:
-            raise UsageError("--salvage writes files", path=output, hint="name an OUTPUT file")
+            raise UsageError("--salvage writes files", path=str(output), hint="name an OUTPUT file")
         skip_bytes(opened, request.skip)
-        bad = maps.unreadable(unreadable) if unreadable else Ranges()
+        bad = maps.unreadable(os.fsdecode(unreadable)) if unreadable else Ranges()
         damage = _known(opened, bad) or _damage(opened, request)
         if damage is None:
             try:
@@ -141,11 +141,21 @@ def salvage(  # noqa: PLR0913 - each is an option of the command
                 if error.path != opened.path:
                     raise
                 damage = error
-        work = _Work(
-            Tolerant(opened, bad), request, output, raw or f"{output}.raw", map_ or f"{output}.map", damage
-        )
+        raw, map_ = os.fsdecode(raw or f"{output}.raw"), os.fsdecode(map_ or f"{output}.map")
+        work = _Work(Tolerant(opened, bad), request, str(output), raw, map_, damage)
         work.force, work.sync, work.check = force, sync, check
         return replace(work.run(progress), seconds=round(time.monotonic() - began, 6))
+
+
+def _fitting(request: Request) -> Request:
+    """A request that can be carried out whether the image is damaged or not. Raises :class:`UsageError`."""
+    if request.spool is not None:
+        told = "--salvage reads a file in any order: --spool has nothing to do"
+        raise UsageError(told, hint="leave --spool away")
+    if request.keep_config is not None:
+        hint = "xenmig-np config show INPUT > FILE"
+        raise UsageError("--keep-config does not go with --salvage", hint=hint)
+    return request
 
 
 def _known(source: Source, bad: Ranges) -> XenmigError | None:
@@ -291,9 +301,8 @@ class _Work:
             )
         except (InvalidImage, NotSupported) as error:
             return replace(made, no_stream=str(error))
-        return replace(
-            made, stream=out.path, stream_bytes=poured.bytes, warnings=tuple(planner.facts.notes.all())
-        )
+        notes = (*planner.facts.notes.all(), *planner.choice.wrapping.notes)
+        return replace(made, stream=out.path, stream_bytes=poured.bytes, warnings=notes)
 
 
 class _Good:

@@ -42,7 +42,7 @@ def structured_header(event: First, stream: Stream) -> StructuredHeader | None:
     return header if isinstance(header, StructuredHeader) else None
 
 
-@rule("X129", WARNING, "containers 3.2", "the libvirt header has the version of v2 streams", on=First)
+@rule("X129", ERROR, "containers 3.2", "the libvirt header has the version of v2 streams", on=First)
 def libvirt_version(event: First, stream: Stream) -> Iterator[Broken]:
     header = libvirt_header(event, stream)
     if header and header.mislabelled:
