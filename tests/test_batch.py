@@ -25,8 +25,10 @@ import xenmig_np
 import xenmig_np.batch
 from xenmig_np.batch import BatchOptions, Item, Result, convert_item, results
 from xenmig_np.batch.listing import find_files, shard_of
+from xenmig_np.batch.manifest import lines
 from xenmig_np.batch.pool import Ended, Moved, WorkerDied
 from xenmig_np.batch.runner import Begun
+from xenmig_np.cli.app import app
 from xenmig_np.errors import InputOutputError, OutputExists, Refused, UsageError
 from xenmig_np.io.files import Output
 from xenmig_np.testing import pieces
@@ -69,9 +71,9 @@ def test_folders_are_kept_and_results_are_those_of_convert(old: Path, new: Path)
     assert tree(old) == before
     assert {result.status for result in found} == {"converted"}
     assert all(result.verified and not result.proven for result in found)
-    lines = [result.to_dict() for result in results(str(new / "xenmig-np.jsonl"))]
-    assert lines == [result.to_dict() for result in found]
-    assert json.loads(json.dumps(lines)) == lines
+    noted = [result.to_dict() for result in results(str(new / "xenmig-np.jsonl"))]
+    assert noted == [result.to_dict() for result in found]
+    assert json.loads(json.dumps(noted)) == noted
 
 
 def test_result_says_what_it_was(old: Path, new: Path) -> None:
@@ -548,6 +550,34 @@ def test_space_that_will_not_do_is_told_at_once(
     assert tree(new) == {}
     monkeypatch.setattr("xenmig_np.batch.planning.free_bytes", lambda _path: needed)
     assert len(run(old, new)) == 6
+
+
+def test_what_compression_will_leave_is_refused_by_nobody(
+    old: Path, new: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("xenmig_np.batch.planning.free_bytes", lambda _path: MIB)
+    arguments = ["batch", "run", str(old), "--out", str(new), "--compress", "gzip"]
+    assert not app([*arguments, "--dry-run"], standalone_mode=False)
+    assert "6 images: needs at most 6," in capsys.readouterr().out
+    assert len(run(old, new, compress="gzip")) == 6
+
+
+def test_run_that_is_left_early_says_so(old: Path, new: Path) -> None:
+    running = xenmig_np.batch.run([str(old)], str(new), sync=False, jobs=1)
+    next(running)
+    running.close()  # type: ignore[attr-defined]
+    (*_, end) = lines(str(new / "xenmig-np.jsonl"))
+    assert (end["event"], end["results"], end["stopped"]) == ("end", {"converted": 1}, "interrupted")
+
+
+def test_failed_images_are_listed_by_their_own_names(old: Path, new: Path) -> None:
+    """Also where something else was in the way."""
+    (new / "deep").mkdir(parents=True)
+    (new / "deep" / "guest2.save").write_bytes(b"mine")
+    what = f"{old}/deep/guest2.save: {new}/deep/guest2.save: exists already"
+    assert f"error: {what}" in batch("run", old, "--out", new).lines
+    listed = batch("list", "--failed", new / "xenmig-np.jsonl").out.decode()
+    assert listed == f"failed    {what}\n"
 
 
 def test_usage(old: Path, new: Path) -> None:

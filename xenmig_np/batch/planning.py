@@ -79,6 +79,11 @@ class Plan:
     bytes: int = 0
     """Of all inputs that are to be read."""
 
+    @property
+    def size_unknown(self) -> bool:
+        """Whether results are compressed: nobody knows how much less they take than what is said here."""
+        return "compress" in self.asked.options.convert
+
     def planned(self) -> Iterator[Planned]:
         """Each item with its action and its exact size; the heads of all images are read for it."""
         for item in self.items:
@@ -93,8 +98,8 @@ class Plan:
         A bound that takes no reading is enough where there is room; only else are exact sizes found. What is
         compressed counts there as what it takes now; each image is looked at once more in its turn.
         """
-        if self.asked.options.convert.get("compress"):
-            return  # nobody knows
+        if self.size_unknown:
+            return
         free = free_bytes(self.asked.out)
         if self.bytes + self.bytes // 256 + MIB * len(self.items) <= free:
             return

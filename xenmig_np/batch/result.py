@@ -68,6 +68,14 @@ class Result:
         return self.status == Status.FAILED
 
     @property
+    def failure(self) -> str | None:
+        """What went wrong with which image, in one line, also where the error is about another file."""
+        if self.error is None:
+            return None
+        message = str(self.error["message"])
+        return message if message.startswith(f"{self.input}: ") else f"{self.input}: {message}"
+
+    @property
     def ended(self) -> float:
         """Seconds since 1970."""
         return self.began + self.seconds

@@ -134,6 +134,9 @@ class Batch:
                 feed = self._feed(plan)
                 self.elsewhere = feed.elsewhere
                 yield from self._work(manifest, feed)
+            except BaseException as error:
+                self.stopped = str(error) if isinstance(error, XenmigError) else "interrupted"
+                raise
             finally:
                 with suppress(XenmigError):  # the disk that is full may be this one
                     manifest.append(

@@ -58,7 +58,7 @@ def of_failed(path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
             known = facts.info is not None or facts.shape.guest is Guest.HVM
             return {
                 "carrier": image.carried.carrier,
-                "guest": facts.guest_name if known else None,
+                **({"guest": facts.guest_name} if known else {}),
                 "width": facts.shape.width,
                 "name": header.guest_name if header else None,
             }

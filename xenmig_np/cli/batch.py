@@ -364,16 +364,17 @@ def _dry(plan: Plan, *, quiet: bool, as_json: bool) -> None:
             terminal.result(f"left alone: {terminal.plural(count, 'file')}: {kind}")
         done = f", {plan.done:,} done before" if plan.done else ""
         images = terminal.plural(len(plan.items), "image")
-        terminal.result(f"{images}{done}: needs {needed:,} bytes, {plan.asked.out} has {free:,} free")
-    if needed > free:
+        most = "at most " if plan.size_unknown else ""
+        terminal.result(f"{images}{done}: needs {most}{needed:,} bytes, {plan.asked.out} has {free:,} free")
+    if needed > free and not plan.size_unknown:
         raise Refused(f"needs {needed:,} bytes, it has {free:,} free", path=plan.asked.out)
     if failing:
         raise typer.Exit(ExitCode.PARTLY)
 
 
 def _row(result: Result) -> str:
-    if result.error:
-        return f"{result.status:<9} {result.error['message']}"
+    if result.failure:
+        return f"{result.status:<9} {result.failure}"
     proven = ", proven" if result.proven else ""
     return f"{result.status:<9} {result.input}" + (f" -> {result.output}{proven}" if result.output else "")
 

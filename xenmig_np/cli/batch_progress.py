@@ -99,7 +99,7 @@ class Told:
                 error=result.error,
             )
         elif result.error:
-            self.say(f"error: {result.error['message']}")
+            self.say(f"error: {result.failure}")
             if result.error["hint"]:
                 self.say(f"hint: {result.error['hint']}")
         elif not self._quiet:
