@@ -297,6 +297,15 @@ def test_a_part_that_is_whole_needs_no_other(put: Callable[..., Path], tmp_path:
     assert (ran.code, "further parts" in ran.err) == (0, False)
 
 
+def test_damage_is_not_put_down_to_a_missing_part(put: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "old.1").write_bytes(b"something else")
+    data = bytearray(sample("hvm"))
+    data[8:12] = b"\xff" * 4  # the number of words of the first batch
+    old = put(bytes(data)).rename(tmp_path / "old")
+    ran = xenmig("convert", old, tmp_path / "new", "--width", "64", "--guest", "hvm")
+    assert (ran.code, "further parts" in ran.err) == (1, False)
+
+
 # ---- width and guest -------------------------------------------------------------------------------------
 
 

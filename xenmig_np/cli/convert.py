@@ -24,7 +24,7 @@ from xenmig_np.cli.options import (
     WidthOption,
 )
 from xenmig_np.cli.progress import progress as progress_of
-from xenmig_np.errors import InvalidImage, NotSupported, UsageError
+from xenmig_np.errors import NotSupported, TruncatedImage, UsageError
 from xenmig_np.options import Container, Format, TargetName
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def convert(
             if _mended(input, output, request, force=force, sync=sync, quiet=quiet, as_json=json):
                 return
             raise
-        except InvalidImage as error:
+        except TruncatedImage as error:
             if parts := _parts(input):
                 command = f"cat {shlex.join(parts)} | xenmig-np convert - OUTPUT"
                 error.hint = f"there are further parts of it: {command}"
