@@ -272,40 +272,6 @@ def test_skip_qemu(put: Callable[..., Path], tmp_path: Path) -> None:
     assert xenmig("convert", old, "-", "--format", "libxc", "--skip-qemu").out == whole[: -len(record)]
 
 
-# ---- images in several files -----------------------------------------------------------------------------
-
-
-def test_the_rest_of_a_split_image_is_named(tmp_path: Path) -> None:
-    """Remus could split an image over PATH, PATH.1 and so on (legacy-stream.md 1.1); the hint is right."""
-    data = sample("hvm")
-    first = tmp_path / "it's old"
-    for number in range(3):
-        path = first if not number else first.with_name(f"{first.name}.{number}")
-        path.write_bytes(data[number * len(data) // 3 : (number + 1) * len(data) // 3])
-    ran = xenmig("convert", first, tmp_path / "new")
-    assert ran.code == 1
-    name = f"'{tmp_path}/it'\"'\"'s old"
-    command = f"cat {name}' {name}.1' {name}.2' | xenmig-np convert - OUTPUT"
-    assert ran.lines[-1] == f"hint: there are further parts of it: {command}"
-    cat = subprocess.run(["bash", "-c", command.partition(" | ")[0]], capture_output=True, check=True)
-    assert cat.stdout == data
-
-
-def test_a_part_that_is_whole_needs_no_other(put: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "old.1").write_bytes(b"something else")
-    ran = xenmig("convert", put(sample("hvm")), tmp_path / "new")
-    assert (ran.code, "further parts" in ran.err) == (0, False)
-
-
-def test_damage_is_not_put_down_to_a_missing_part(put: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "old.1").write_bytes(b"something else")
-    data = bytearray(sample("hvm"))
-    data[8:12] = b"\xff" * 4  # the number of words of the first batch
-    old = put(bytes(data)).rename(tmp_path / "old")
-    ran = xenmig("convert", old, tmp_path / "new", "--width", "64", "--guest", "hvm")
-    assert (ran.code, "further parts" in ran.err) == (1, False)
-
-
 # ---- width and guest -------------------------------------------------------------------------------------
 
 

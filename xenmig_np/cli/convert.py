@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -23,12 +20,14 @@ from xenmig_np.cli.options import (
     VerboseOption,
     WidthOption,
 )
+from xenmig_np.cli.parts import PartOption, hinted, joined, missing
 from xenmig_np.cli.progress import progress as progress_of
-from xenmig_np.errors import NotSupported, TruncatedImage, UsageError
+from xenmig_np.errors import NotSupported, UsageError
 from xenmig_np.options import Container, Format, TargetName
 
 if TYPE_CHECKING:
     from xenmig_np.conversion.run import Options
+    from xenmig_np.io.source import Input
 
 STDIN: Final = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
 STDOUT: Final = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
@@ -71,6 +70,7 @@ def convert(
     width: WidthOption = None,
     guest: GuestOption = None,
     skip: SkipOption = 0,
+    part: PartOption = None,
     skip_qemu: Annotated[
         bool, typer.Option("--skip-qemu", help="With --format libxc: leave the device-model record out.")
     ] = False,
@@ -142,15 +142,17 @@ def convert(
         "compress": compress,
         "level": level,
     }
+    image = joined(input, part)
     if dry_run:
-        _plan(input, output, request, force=force, verbose=verbose, quiet=quiet, as_json=json)
+        with hinted(input, part):
+            _plan(image, output, request, force=force, verbose=verbose, quiet=quiet, as_json=json)
         return
     if salvage:
         from xenmig_np.cli.salvage import salvage_image  # noqa: PLC0415 - seldom wanted
 
         with progress_of(input, wanted=False if quiet else progress) as told:
             salvage_image(
-                input,
+                image,
                 output,
                 request,
                 unreadable=unreadable,
@@ -163,19 +165,17 @@ def convert(
             )
     from xenmig_np.conversion.run import convert as run  # noqa: PLC0415 - brings numpy
 
-    with progress_of(input, wanted=False if quiet else progress) as told:
+    with progress_of(input, wanted=False if quiet else progress) as told, hinted(input, part):
         try:
-            made = run(input, output, force=force, sync=sync, check=check, progress=told, **request)
+            made = run(image, output, force=force, sync=sync, check=check, progress=told, **request)
         except NotSupported:
-            if _mended(input, output, request, force=force, sync=sync, quiet=quiet, as_json=json):
+            if _mended(image, output, request, force=force, sync=sync, quiet=quiet, as_json=json):
                 return
             raise
-        except TruncatedImage as error:
-            if parts := _parts(input):
-                command = f"cat {shlex.join(parts)} | xenmig-np convert - OUTPUT"
-                error.hint = f"there are further parts of it: {command}"
-            raise
     _tell(made, verbose=verbose, quiet=quiet)
+    checkpointed = made.input.checkpoints > 1 or made.input.incomplete_checkpoint
+    if not quiet and checkpointed and (further := missing(input, part)):
+        terminal.say(f"warning: {input}: the last checkpoint in this file counts; {further}")
     if json:
         terminal.result_json(made.to_dict())
     elif not quiet:
@@ -191,15 +191,8 @@ def _fits(*odd: tuple[bool, str]) -> None:
             raise UsageError(text)
 
 
-def _parts(path: str) -> list[str]:
-    """The files of an image that was split over ``path``, ``path.1`` and so on, if it was."""
-    numbers = itertools.takewhile(lambda number: os.path.isfile(f"{path}.{number}"), itertools.count(1))
-    further = [f"{path}.{number}" for number in numbers]
-    return [path, *further] if further else []
-
-
 def _mended(
-    path: str, output: str, request: Options, *, force: bool, sync: bool, quiet: bool, as_json: bool
+    source: Input, output: str, request: Options, *, force: bool, sync: bool, quiet: bool, as_json: bool
 ) -> bool:
     """Whether it was a libvirt file with the wrong label, which has been set right (containers.md 9.4)."""
     from xenmig_np.conversion.rewrap import mend  # noqa: PLC0415 - brings numpy
@@ -207,7 +200,7 @@ def _mended(
     plainly = not (request["config"] or request["compress"] or request["skip"])
     if request["container"] not in {Container.AUTO, Container.LIBVIRT} or not plainly:
         return False
-    made = mend(path, output, force=force, sync=sync)
+    made = mend(source, output, force=force, sync=sync)
     if made and not quiet:
         terminal.warnings(made.path, made.warnings)
     if made and as_json:
@@ -219,12 +212,12 @@ def _mended(
 
 
 def _plan(
-    path: str, output: str, request: Options, *, force: bool, verbose: bool, quiet: bool, as_json: bool
+    source: Input, output: str, request: Options, *, force: bool, verbose: bool, quiet: bool, as_json: bool
 ) -> None:
     from xenmig_np.cli.describe import plan_lines  # noqa: PLC0415
     from xenmig_np.conversion.run import plan, report_of  # noqa: PLC0415
 
-    with plan(path, None if output in STDOUT else output, force=force, **request) as made:
+    with plan(source, None if output in STDOUT else output, force=force, **request) as made:
         report = report_of(made)
         _tell(report, verbose=verbose, quiet=quiet)
         if as_json:

@@ -9,6 +9,7 @@ import typer
 from xenmig_np.cli import terminal
 from xenmig_np.cli.guard import guarded
 from xenmig_np.cli.options import GuestOption, InputPath, JsonOption, SkipOption, WidthOption
+from xenmig_np.cli.parts import PartOption, hinted, joined
 
 if TYPE_CHECKING:
     from xenmig_np.read.listing import Entry
@@ -21,6 +22,7 @@ def dump(
     width: WidthOption = None,
     guest: GuestOption = None,
     skip: SkipOption = 0,
+    part: PartOption = None,
     json: JsonOption = False,
 ) -> None:
     """List what stands in a legacy image or a v2 or v3 stream, with offsets."""
@@ -29,7 +31,7 @@ def dump(
     from xenmig_np.read.listing import entries  # noqa: PLC0415
     from xenmig_np.wire.legacy import GUEST_BY_NAME  # noqa: PLC0415
 
-    with open_source(input) as source:
+    with hinted(input, part), open_source(joined(input, part)) as source:
         skip_junk(source, skip)
         found = entries(source, every=every, width=width, guest=GUEST_BY_NAME[guest] if guest else None)
         if not json:

@@ -13,6 +13,7 @@ from xenmig_np.cli.options import (
     VerboseOption,
     WidthOption,
 )
+from xenmig_np.cli.parts import PartOption, hinted, joined
 
 
 @guarded
@@ -21,6 +22,7 @@ def info(
     width: WidthOption = None,
     guest: GuestOption = None,
     skip: SkipOption = 0,
+    part: PartOption = None,
     verbose: VerboseOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -29,7 +31,8 @@ def info(
     from xenmig_np.cli.describe import image_lines  # noqa: PLC0415 - with numpy
     from xenmig_np.image.access import info as read  # noqa: PLC0415
 
-    found = read(input, width=width, guest=guest, skip=skip)
+    with hinted(input, part):
+        found = read(joined(input, part), width=width, guest=guest, skip=skip)
     if not quiet:
         terminal.warnings(found.path, found.warnings)
     if json:

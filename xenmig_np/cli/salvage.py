@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from xenmig_np.conversion.run import Options, Progress
+    from xenmig_np.io.source import Input
     from xenmig_np.salvage.run import Salvaged
 
 
 def salvage_image(
-    path: str,
+    source: Input,
     output: str,
     options: Options,
     *,
@@ -33,7 +34,7 @@ def salvage_image(
     from xenmig_np.salvage.run import salvage  # noqa: PLC0415 - brings numpy
 
     made = salvage(
-        path,
+        source,
         output,
         unreadable=unreadable,
         force=force,

@@ -16,10 +16,12 @@ from xenmig_np.cli.options import (
     SkipOption,
     WidthOption,
 )
+from xenmig_np.cli.parts import PartOption, hinted, joined
 from xenmig_np.cli.progress import progress as progress_of
 from xenmig_np.errors import ExitCode, UsageError, XenmigError
 
 if TYPE_CHECKING:
+    from xenmig_np.io.source import Input
     from xenmig_np.verification.run import Report
 
 
@@ -48,6 +50,7 @@ def verify(
     width: WidthOption = None,
     guest: GuestOption = None,
     skip: SkipOption = 0,
+    part: PartOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -57,25 +60,30 @@ def verify(
         return
     if not inputs:
         raise UsageError("no INPUT", hint="name files, or - for stdin")
+    if part and len(inputs) != 1:
+        raise UsageError("--part goes with one INPUT", found=f"{len(inputs)} of them")
+    about = {"width": width, "guest": guest, "skip": skip}
     if original is not None:
-        about = {"width": width, "guest": guest, "skip": skip}
-        _against(inputs, original, about, progress=progress, quiet=quiet, as_json=json)
+        _against(inputs, original, part, about, progress=progress, quiet=quiet, as_json=json)
         return
+    asked = {"level": level, "release": release, "max_findings": max_findings, **about}
+    code, reports = _each([joined(path, part) for path in inputs], asked, strict, told=not (quiet or json))
+    if json:
+        terminal.result_json({"schema": "xenmig-np/verify", "schema_version": 1, "inputs": reports})
+    raise typer.Exit(code)
+
+
+def _each(
+    inputs: list[Input], asked: dict[str, Any], strict: bool, *, told: bool
+) -> tuple[ExitCode, list[dict[str, Any]]]:
+    """Check one after another: the exit code and what is to be reported of each."""
     from xenmig_np.verification.run import verify as run  # noqa: PLC0415 - brings numpy
 
     code = ExitCode.DONE
     reports = []
-    for path in inputs:
+    for source in inputs:
         try:
-            report = run(
-                path,
-                level=level,
-                release=release,
-                max_findings=max_findings,
-                width=width,
-                guest=guest,
-                skip=skip,
-            )
+            report = run(source, **asked)
         except UsageError:
             raise
         except XenmigError as failure:
@@ -84,18 +92,17 @@ def verify(
             code = _worse(code, failure.exit_code)
             continue
         reports.append(report.to_dict())
-        if not (quiet or json):
+        if told:
             _tell(report, strict=strict)
         if not report.good(strict=strict):
             code = ExitCode.INVALID
-    if json:
-        terminal.result_json({"schema": "xenmig-np/verify", "schema_version": 1, "inputs": reports})
-    raise typer.Exit(code)
+    return code, reports
 
 
 def _against(
     inputs: list[str],
     original: str,
+    part: list[str] | None,
     about: dict[str, Any],
     *,
     progress: bool | None,
@@ -107,8 +114,8 @@ def _against(
         raise UsageError("--against compares one INPUT", found=f"{len(inputs)} of them")
     from xenmig_np.verification.run import compare  # noqa: PLC0415 - brings numpy
 
-    with progress_of(inputs[0], wanted=False if quiet else progress) as told:
-        made = compare(inputs[0], original, progress=told, **about)
+    with progress_of(inputs[0], wanted=False if quiet else progress) as told, hinted(original, part):
+        made = compare(inputs[0], joined(original, part), progress=told, **about)
     if as_json:
         terminal.result_json(made.to_dict())
     elif not quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -83,7 +84,8 @@ def set_config(  # noqa: PLR0913 - each is an option of the command
 def mend(source: Input, output: Place, *, force: bool = False, sync: bool = True) -> Rewrapped | None:
     """Copy a libvirt file whose head says that a legacy image follows, and a libxl stream does (3.2).
 
-    None: it is no such file, or a pipe, which cannot be looked at beforehand. Raises as :func:`set_config`.
+    None: it is no such file, but several, or a pipe, which cannot be looked at beforehand. Raises as
+    :func:`set_config`.
     """
     if not _is_file(source):
         return None
@@ -98,6 +100,8 @@ def mend(source: Input, output: Place, *, force: bool = False, sync: bool = True
 
 
 def _is_file(source: Input) -> bool:
+    if isinstance(source, Sequence) and not isinstance(source, str | bytes):
+        return False  # what is in several files is a legacy image of Remus
     if isinstance(source, str) and (number := as_descriptor(source, STANDARD)) is not None:
         source = number
     named = source if isinstance(source, int | str | bytes | os.PathLike) else source.fileno()

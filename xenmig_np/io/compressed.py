@@ -186,6 +186,7 @@ class CompressedFile(Source):
     def __init__(self, file: FileSource, packed: Decompressed) -> None:
         self._end: int | None = None
         super().__init__(file.fd, file.path, owned=False)
+        self.fds = file.fds
         self.compression = self._row = packed.row
         self._file = file
         self._bytes: Forward = packed

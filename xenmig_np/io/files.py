@@ -85,7 +85,8 @@ class Output:
     def _accept(self, found: os.stat_result) -> None:
         if stat.S_ISDIR(found.st_mode):
             raise Refused("is a folder", path=self.path, hint="name the file to write")
-        same = self._source and os.path.samestat(found, os.fstat(self._source.fd))
+        fds = self._source.fds if self._source else ()
+        same = any(os.path.samestat(found, os.fstat(fd)) for fd in fds)
         if same and (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
             raise Refused("is the input itself", path=self.path, hint="write to another name")
 

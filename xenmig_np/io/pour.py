@@ -70,7 +70,7 @@ def pour(  # noqa: PLR0913 - what goes where, and how
     Raises as :meth:`Sink.pour` does, and as :class:`xenmig_np.io.compress.CompressedWriter`.
     """
     mode = os.fstat(out.fd).st_mode
-    dropping = _Dropping(source.fd, out.fd, progress) if manner.drop_cache else None
+    dropping = _Dropping(source.fds, out.fd, progress) if manner.drop_cache else None
     progress = dropping or progress
     if manner.compress:
         poured = _pour_compressed(source, out, segments, manner, progress)
@@ -140,8 +140,9 @@ def _processors() -> int:
 class _Dropping:
     """Progress on whose way the page cache is freed of what lies behind."""
 
-    def __init__(self, source: int, out: int, progress: Progress | None) -> None:
-        self._fds = (source, out)
+    def __init__(self, inputs: tuple[int, ...], out: int, progress: Progress | None) -> None:
+        self._inputs = inputs
+        self._out = out
         self._progress = progress
         self._next = DROP_EVERY
 
@@ -153,10 +154,9 @@ class _Dropping:
             self._progress(written)
 
     def drop(self) -> None:
-        source, out = self._fds
-        for fd in (source, out):
+        for fd in (*self._inputs, self._out):
             mode = os.fstat(fd).st_mode
-            if fd == out and stat.S_ISREG(mode):
+            if fd == self._out and stat.S_ISREG(mode):
                 os.fdatasync(fd)  # what is not on the disk stays in memory
             if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

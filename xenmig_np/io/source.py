@@ -11,9 +11,17 @@ import os
 import re
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Self
 
-from xenmig_np.errors import InputOutputError, InvalidImage, NotRecognised, NotSupported, Refused
+from xenmig_np.errors import (
+    InputOutputError,
+    InvalidImage,
+    NotRecognised,
+    NotSupported,
+    Refused,
+    UsageError,
+)
 from xenmig_np.io.forward import Descriptor, Forward
 from xenmig_np.limits import HEADS, MIB, PIECE, REPLAY_MAX
 from xenmig_np.wire import compression
@@ -24,8 +32,10 @@ if TYPE_CHECKING:
 
     from xenmig_np.wire.compression import Compression
 
-Input = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | IO[bytes]
+Part = str | bytes | os.PathLike[str] | os.PathLike[bytes] | int | IO[bytes]
 """A path, a descriptor, or an open binary file."""
+Input = Part | Sequence[Part]
+"""Several are the parts of an image that was split, in their order."""
 
 _STANDARD = {"-": 0, "/dev/stdin": 0}
 _DESCRIPTOR = re.compile(r"(?:/dev/fd|/proc/self/fd)/([0-9]{1,9})")
@@ -46,7 +56,11 @@ class Source(ABC):
 
     def __init__(self, fd: int, path: str, *, owned: bool) -> None:
         self.fd = fd
+        self.fds: tuple[int, ...] = (fd,)
+        """All that is read."""
         self.path = path
+        self.paths: tuple[str, ...] = (path,)
+        """Of all that is read: what errors name."""
         self.start = 0
         """Offset at which the input begins (a descriptor may stand in the middle of a file)."""
         self.end: int | None = None
@@ -255,11 +269,14 @@ def open_source(source: Input, *, exact: bool = False) -> Source:
     """Open an input; ``-`` is standard input. What is compressed is decompressed as it is read.
 
     ``exact``: what is read is left right behind the image, and nothing is decompressed. Raises
-    :class:`InputOutputError`, and for compressed files as :func:`xenmig_np.io.compressed.unpacked` does.
+    :class:`InputOutputError`, :class:`UsageError` for parts that are no files, and for compressed files as
+    :func:`xenmig_np.io.compressed.unpacked` does.
     """
     if isinstance(source, int):
         return _source(source, f"descriptor {source}", owned=False, exact=exact)
     if not isinstance(source, str | bytes | os.PathLike):
+        if isinstance(source, Sequence):
+            return _joined(source, exact=exact)
         return _source(source.fileno(), str(source.name), owned=False, exact=exact)
     path = os.fsdecode(source)
     if (number := as_descriptor(path, _STANDARD)) is not None:
@@ -281,9 +298,33 @@ def _source(fd: int, path: str, *, owned: bool, exact: bool) -> Source:
         raise Refused("is a terminal", path=path, hint="redirect it, or name a file")
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         return StreamSource(fd, path, owned=owned, exact=exact)
-    found = FileSource(fd, path, owned=owned)
-    found.drained = not exact
-    return found if exact else _unpacked(found)
+    return _plain_or_unpacked(FileSource(fd, path, owned=owned), exact=exact)
+
+
+def _joined(parts: Sequence[Part], *, exact: bool) -> Source:
+    """The files of an image that was split; what was compressed before it was split is decompressed."""
+    if not parts:
+        raise UsageError("no input", found="an empty list")
+    if len(parts) == 1:
+        return open_source(parts[0], exact=exact)
+    from xenmig_np.io.joined import Joined  # noqa: PLC0415 - seldom wanted
+
+    with contextlib.ExitStack() as stack:
+        files = [_part(stack.enter_context(open_source(part, exact=True))) for part in parts]
+        stack.pop_all()
+    return _plain_or_unpacked(Joined(files), exact=exact)
+
+
+def _part(opened: Source) -> FileSource:
+    if not isinstance(opened, FileSource):
+        hint = "join them: cat PART... | xenmig-np ... -"
+        raise UsageError("a part that is no file", path=opened.path, hint=hint)
+    return opened
+
+
+def _plain_or_unpacked(file: FileSource, *, exact: bool) -> Source:
+    file.drained = not exact
+    return file if exact else _unpacked(file)
 
 
 def _unpacked(file: FileSource) -> Source:

@@ -33,6 +33,7 @@ class HeldBack(Source):
 
     def __init__(self, source: Source, at: int) -> None:
         super().__init__(source.fd, source.path, owned=False)
+        self.fds = source.fds
         self.start = at
         self.drained = source.drained
         self._source = source

@@ -123,6 +123,7 @@ class Addressed(Source):
 
     def __init__(self, source: Source, store: PageStore) -> None:
         super().__init__(source.fd, source.path, owned=False)
+        self.fds = source.fds
         self.seekable, self.heads, self.drained = source.seekable, source.heads, source.drained
         self.start, self.end = source.start, source.known_end
         self.compression = source.compression

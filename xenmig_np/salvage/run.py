@@ -138,7 +138,7 @@ def salvage(  # noqa: PLR0913 - each is an option of the command
                 )
                 return Salvaged(opened.path, None, conversion=made, seconds=made.seconds)
             except InputOutputError as error:
-                if error.path != opened.path:
+                if error.path not in opened.paths:
                     raise
                 damage = error
         raw, map_ = os.fsdecode(raw or f"{output}.raw"), os.fsdecode(map_ or f"{output}.map")

@@ -84,6 +84,7 @@ class Tolerant(Source):
 
     def __init__(self, source: Source, bad: Ranges | None = None) -> None:
         super().__init__(source.fd, source.path, owned=False)
+        self.fds = source.fds
         self.start, self.end = source.start, source.end
         self.bad = bad or Ranges()
         self._source = source
