@@ -15,7 +15,7 @@ import xenmig_np
 from xenmig_np.errors import InputOutputError, TruncatedImage
 from xenmig_np.io import sink
 from xenmig_np.io.plan import Literal, Range
-from xenmig_np.io.sink import IOV_MAX, LITERALS_MAX, Sink, write_all
+from xenmig_np.io.sink import IOV_MAX, Sink, write_all
 from xenmig_np.io.source import open_source
 from xenmig_np.limits import MIB, PIECE
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 INPUT = os.urandom(3 * MIB)
 WRITEV = os.writev
+PWRITEV = os.pwritev
 
 
 def poured(segments: list[Segment], progress: Callable[[int], object] | None = None) -> bytes:
@@ -124,9 +125,26 @@ def test_literals_are_gathered_but_not_for_ever(monkeypatch: pytest.MonkeyPatch)
         return WRITEV(fd, parts)
 
     monkeypatch.setattr(os, "writev", noted)
-    segments: list[Segment] = [Literal(bytes(65536))] * 40
+    segments: list[Segment] = [Literal(bytes(50_000))] * 40
     assert poured(segments) == expected(segments)
-    assert calls == [LITERALS_MAX, LITERALS_MAX, 40 * 65536 - 2 * LITERALS_MAX]
+    assert calls == [PIECE] * 7 + [40 * 50_000 - 7 * PIECE]
+
+
+@pytest.mark.parametrize("start", [0, 1, 4096, PIECE - 1, PIECE, PIECE + 77])
+def test_writes_end_where_blocks_of_the_output_do(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where heads and batches have other sizes, and the first byte goes anywhere."""
+    ends = []
+
+    def noted(fd: int, parts: list[memoryview], at: int) -> int:
+        ends.append(at + sum(len(part) for part in parts))
+        return PWRITEV(fd, parts, at)
+
+    monkeypatch.setattr(os, "pwritev", noted)
+    with open_file(INPUT) as old, open_file() as new, open_source(old) as source:
+        count = Sink(source, new, "new", at=start).pour(mixed())
+        assert os.pread(new, count + 1, start) == expected(mixed())
+    first = start // PIECE + 1
+    assert ends == [*range(first * PIECE, start + count, PIECE), start + count]
 
 
 def test_pages_are_handed_on_and_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,8 @@
-"""Writing a plan: pages go from the input through one reused buffer to ``writev``, nothing copies them."""
+"""Writing a plan: pages go from the input through one reused buffer to ``writev``, nothing copies them.
+
+A write ends where a block of PIECE bytes of the output does, whatever the sizes of heads and batches are: a
+file system has one large folio for such a write, and many small ones for one that begins anywhere.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from xenmig_np.errors import InputOutputError, TruncatedImage
 from xenmig_np.io.plan import Literal
-from xenmig_np.limits import MIB, PIECE
+from xenmig_np.limits import PIECE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,8 +22,6 @@ if TYPE_CHECKING:
     from xenmig_np.io.source import Source
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
-LITERALS_MAX = MIB
-"""Bytes of literals that wait for a gathered write."""
 
 
 def write_all(fd: int, path: str, parts: list[bytes | memoryview], at: int | None = None) -> None:
@@ -116,20 +118,31 @@ class Sink:
             self._progress(self.written)
 
     def _add(self, data: bytes | memoryview) -> None:
+        """Have these bytes wait, which do not change meanwhile, for the end of their block of the output."""
+        data = memoryview(data)
+        while len(data) >= (room := self._room()):
+            self._wait(data[:room])
+            self.flush()
+            data = data[room:]
+        if len(data):
+            self._wait(data)
+
+    def _wait(self, data: memoryview) -> None:
         self._waiting.append(data)
         self._waiting_bytes += len(data)
-        if len(self._waiting) >= IOV_MAX or self._waiting_bytes >= LITERALS_MAX:
+        if len(self._waiting) >= IOV_MAX:
             self.flush()
+
+    def _room(self) -> int:
+        """Bytes up to the end of the block."""
+        at = self.written if self.at is None else self.at
+        return PIECE - (at + self._waiting_bytes) % PIECE
 
     def _copy(self, part: Range) -> None:
         source = part.source or self._source
         at, left = part.offset, part.length
         while left:
-            free = len(self._buffer) - self._used
-            if free < min(left, PIECE // 4):  # few large reads rather than a small one in each round
-                self.flush()
-                continue
-            piece = self._buffer[self._used : self._used + min(left, free)]
+            piece = self._buffer[self._used : self._used + min(left, self._room())]
             got = source.read_at(at, piece)
             if got < len(piece):
                 raise short(source, part, at + got)
