@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from xenmig_np.carriers import libvirt, xapi
 from xenmig_np.carriers import xl as xl_carrier
-from xenmig_np.carriers.config.sxp import parse
 from xenmig_np.carriers.libvirt import LibvirtHeader
 from xenmig_np.carriers.xapi import StructuredHeader
 from xenmig_np.carriers.xend import XendHeader
@@ -195,7 +194,8 @@ def _xl(work: _Work) -> tuple[bytes, list[Note]]:
 
 def _translated(work: _Work, old: XendHeader) -> tuple[bytes, list[Note]]:
     """The configuration of xend, for xl (containers.md 9.5)."""
-    from xenmig_np.carriers.config.translate import translate  # noqa: PLC0415 - for xend alone, not small
+    from xenmig_np.carriers.config.sxp import parse  # noqa: PLC0415 - for xend alone, not small
+    from xenmig_np.carriers.config.translate import translate  # noqa: PLC0415
 
     try:
         expression = parse(old.config, path=work.path, offset=old.at + xend.HEADER.itemsize)

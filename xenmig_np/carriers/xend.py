@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
-from xenmig_np.carriers.config.domain import HVM_HEADS, PV_HEADS, Entries, entries
-from xenmig_np.carriers.config.sxp import decode, parse
 from xenmig_np.carriers.header import bounded
 from xenmig_np.carriers.known import Recognised
 from xenmig_np.errors import InvalidImage, Note
@@ -16,16 +14,18 @@ from xenmig_np.wire import xend
 from xenmig_np.wire.legacy import Guest
 
 if TYPE_CHECKING:
+    from xenmig_np.carriers.config.domain import Entries
     from xenmig_np.io.cursor import Cursor
 
 BLANKS: Final = 12
 """That may precede the first parenthesis; every file has as many bytes."""
-GUESTS: Final = dict.fromkeys(HVM_HEADS, Guest.HVM) | dict.fromkeys(PV_HEADS, Guest.PV)
-"""By what stands first in ``(image (``."""
 XEN_2: Final = Recognised("an image of Xen 2.0", "no Xen since 3.0 restores it")
 IA64: Final = Recognised(
     "an image of an ia64 guest", "Xen 4.2 was the last for ia64: nothing later restores it", doubtful=True
 )
+
+
+GUESTS: Final = dict.fromkeys(xend.HVM_HEADS, Guest.HVM) | dict.fromkeys(xend.PV_HEADS, Guest.PV)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class XendHeader:
 
     @property
     def guest_name(self) -> str | None:
+        from xenmig_np.carriers.config.sxp import decode  # noqa: PLC0415 - of xend's files alone
+
         name = self._entries.get(b"name")
         return decode(name) if isinstance(name, bytes) else None
 
@@ -57,6 +59,9 @@ class XendHeader:
 
     @property
     def _entries(self) -> Entries:
+        from xenmig_np.carriers.config.domain import entries  # noqa: PLC0415 - as above
+        from xenmig_np.carriers.config.sxp import parse  # noqa: PLC0415
+
         try:
             return entries(parse(self.config).tree[1:])
         except InvalidImage:
@@ -64,6 +69,8 @@ class XendHeader:
 
     def notes(self, stream: str) -> list[Note]:
         """What is odd about the syntax of the configuration, whatever the ``stream``."""
+        from xenmig_np.carriers.config.sxp import parse  # noqa: PLC0415 - as above
+
         del stream
         offset = self.at + xend.HEADER.itemsize
         try:

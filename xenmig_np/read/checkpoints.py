@@ -15,9 +15,7 @@ from xenmig_np import limits
 from xenmig_np.errors import InvalidImage, NotSupported
 from xenmig_np.io.cursor import Cursor
 from xenmig_np.read.body import body
-from xenmig_np.read.delta import DeltaBody
 from xenmig_np.read.events import PageBatch, StartOfBody
-from xenmig_np.read.pagestore import LastCopies
 from xenmig_np.read.reading import Decoded, Reading, remark
 from xenmig_np.read.start import extended_info, p2m_frames, p2m_size
 from xenmig_np.read.tails import TAILS, device_model
@@ -25,7 +23,7 @@ from xenmig_np.wire import legacy, pages, xl
 from xenmig_np.wire.legacy import Guest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from xenmig_np.read.events import AnyEvent, Remark
     from xenmig_np.read.pagestore import PageStore
@@ -47,10 +45,10 @@ def checkpoint(reading: Reading) -> Iterator[AnyEvent]:
         yield from device_model(reading)
 
 
-def later_checkpoints(reading: Reading, store: PageStore) -> Iterator[AnyEvent]:
+def later_checkpoints(reading: Reading, kept: Callable[[], PageStore]) -> Iterator[AnyEvent]:
     """Further checkpoints as long as they are complete; what follows them is none of ours (1.1).
 
-    Pages that have to be put together are kept in ``store``.
+    Pages that have to be put together are kept in what ``kept`` gives.
     """
     failure = None
     while not reading.final and failure is None:
@@ -58,7 +56,7 @@ def later_checkpoints(reading: Reading, store: PageStore) -> Iterator[AnyEvent]:
         if not reading.cursor.peek(1):
             break
         if reading.compression:
-            _prepare(reading, store)
+            _prepare(reading, kept())
         failure = _failure(reading)
         if failure is None:
             reading.body += 1
@@ -83,6 +81,8 @@ def _failure(reading: Reading) -> InvalidImage | None:
     ahead = replace(reading, cursor=Cursor(reading.cursor.source, at), body=reading.body + 1, decoded=None)
     copies = reading.copies
     if copies:
+        from xenmig_np.read.delta import DeltaBody  # noqa: PLC0415 - as below
+
         copies.begin()
         ahead.delta = DeltaBody(copies, reading.path)
     failure: InvalidImage | None = None
@@ -120,6 +120,8 @@ def _prepare(reading: Reading, store: PageStore) -> None:
         )
     if reading.copies:
         return
+    from xenmig_np.read.pagestore import LastCopies  # noqa: PLC0415 - of compressed images alone
+
     reading.copies = LastCopies(reading.p2m_size, source, store)
     again = Reading(Cursor(source, reading.begin), reading.shape, reading.to_tail)
     for _ in head(again):

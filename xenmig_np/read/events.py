@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from xenmig_np.wire.vcpu import PvGuest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class P2mSize(Event):
     """Beginning of an image: one more than the highest pfn."""
 
     value: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Block:
     """A block of the extended info."""
 
@@ -44,7 +44,7 @@ class Block:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ExtendedInfo(Event):
     """PV: kind of guest, and what its vCPU records hold. ``length`` 0: the image has none (Xen 3.0, 3.1)."""
 
@@ -56,14 +56,14 @@ class ExtendedInfo(Event):
     blocks: tuple[Block, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class P2mFrames(Event):
     """PV: pfns of the frames that hold the guest's p2m; u4 or u8 of shape (frames,)."""
 
     frames: NDArray[np.unsignedinteger]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class PageBatch(Event):
     """Up to 1024 words, and a page for each word whose type has data, in their order."""
 
@@ -102,7 +102,7 @@ class PageBatch(Event):
             first = end
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Chunk(Event):
     """A control chunk."""
 
@@ -113,7 +113,7 @@ class Chunk(Event):
     """Of a chunk with a fixed payload: a scalar of its dtype (an HVM parameter: int)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class OnlineVcpus(Chunk):
     """Chunk -2."""
 
@@ -121,7 +121,7 @@ class OnlineVcpus(Chunk):
     """Online vCPUs, ascending; bits above the highest id are left out."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class StartOfBody(Event):
     """Another checkpoint begins, a complete one: its tail counts, not the one before (v2-stream.md 19.14)."""
 
@@ -129,7 +129,7 @@ class StartOfBody(Event):
     """Its number; the first body is 0 and has no such event."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class EndOfBody(Event):
     """Chunk 0."""
 
@@ -137,7 +137,7 @@ class EndOfBody(Event):
     """Nothing of another checkpoint can follow."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Unmapped(Event):
     """PV tail: pfns that the guest gave back, all below p2m_size.
 
@@ -148,7 +148,7 @@ class Unmapped(Event):
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Vcpu(Event):
     """PV tail: state of one online vCPU."""
 
@@ -161,28 +161,28 @@ class Vcpu(Event):
     """What stands before its size, 0 without one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class SharedInfo(Event):
     """PV tail: the page."""
 
     page: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class HvmMagic(Event):
     """HVM tail: parameters 5, 6 and 1."""
 
     values: tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class HvmContext(Event):
     """HVM tail: the hypervisor's record of the machine."""
 
     context: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceModel(Event):
     """The record behind the image; ``offset`` and ``length`` cover signature, length field and state."""
 
@@ -192,12 +192,12 @@ class DeviceModel(Event):
     """Of a state that begins with ``QEVM`` (containers.md 6.4)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class EndOfImage(Event):
     """Behind everything that belongs to the image; always the last event but for :class:`Remark`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Remark:
     """Something worth telling, at its place among the events."""
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from xenmig_np.wire.legacy import Guest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class CarriedRecord(Event):
     """A record that the carrier has behind the image, the last one too; it comes before its end."""
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from xenmig_np.io.cursor import Cursor
 from xenmig_np.read.checkpoints import checkpoint, head, later_checkpoints
 from xenmig_np.read.events import EndOfImage
-from xenmig_np.read.pagestore import PageStore
 from xenmig_np.read.reading import Reading
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from xenmig_np.io.source import Source
     from xenmig_np.read.events import AnyEvent
+    from xenmig_np.read.pagestore import PageStore
     from xenmig_np.read.reading import Shape
 
 
@@ -35,8 +35,8 @@ class LegacyReader:
         self, source: Source, at: int, shape: Shape, *, to_tail: bool = False, store: PageStore | None = None
     ) -> None:
         self.reading = Reading(Cursor(source, at), shape, to_tail)
-        self._own_store = PageStore()
-        self._store = store or self._own_store
+        self._store = store
+        self._own_store: PageStore | None = None
 
     def events(self) -> Iterator[AnyEvent]:
         """All events, in the order of the image."""
@@ -44,9 +44,18 @@ class LegacyReader:
         try:
             yield from head(reading)
             yield from checkpoint(reading)
-            yield from later_checkpoints(reading, self._store)
+            yield from later_checkpoints(reading, self._kept)
             yield EndOfImage(reading.cursor.at, 0)
         finally:
-            self._own_store.close()
+            if self._own_store:
+                self._own_store.close()
             if reading.held:
                 reading.held.close()
+
+    def _kept(self) -> PageStore:
+        """Where decoded pages are kept."""
+        if self._store is None:
+            from xenmig_np.read.pagestore import PageStore  # noqa: PLC0415 - of compressed images alone
+
+            self._store = self._own_store = PageStore()
+        return self._store

@@ -18,9 +18,13 @@ class Extent:
     source: Source | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Event:
-    """Something at a place of the input."""
+    """Something at a place of the input.
+
+    Events are made by the thousand and compared by nobody: neither frozen nor comparable, their classes take
+    half the time of a start.
+    """
 
     offset: int
     length: int

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from xenmig_np.errors import InvalidImage, Note
 from xenmig_np.io.cursor import Cursor
 from xenmig_np.read.events import Chunk, ExtendedInfo, Remark
-from xenmig_np.read.heldback import HeldBack
 from xenmig_np.wire import legacy
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from xenmig_np.io.source import Source
     from xenmig_np.read.delta import DeltaBody
+    from xenmig_np.read.heldback import HeldBack
     from xenmig_np.read.pagestore import LastCopies
     from xenmig_np.wire.legacy import Guest
 
@@ -91,6 +91,8 @@ class Reading:
     def hold(self) -> None:
         """From here on the input can be read again if it is a pipe."""
         if not self.cursor.source.seekable and self.held is None:
+            from xenmig_np.read.heldback import HeldBack  # noqa: PLC0415 - of pipes alone
+
             self.held = HeldBack(self.cursor.source, self.cursor.at)
             self.cursor = Cursor(self.held, self.cursor.at)
 

@@ -31,7 +31,7 @@ class NumberingName(StrEnum):
     """libxc version 2 without a libxl layer: both have the same numbers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Header(Event):
     """A header that begins a stream; its fields are those of ``layout``."""
 
@@ -42,7 +42,7 @@ class Header(Event):
         return self.offset + field_offset(self.layout, field)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class LibxlHeader(Header):
     """Beginning of a libxl stream."""
 
@@ -51,7 +51,7 @@ class LibxlHeader(Header):
     options: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ImageHeader(Header):
     """Beginning of a libxc stream."""
 
@@ -62,7 +62,7 @@ class ImageHeader(Header):
     reserved2: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DomainHeader(Header):
     """Directly behind the image header."""
 
@@ -74,7 +74,7 @@ class DomainHeader(Header):
     xen_minor: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class AnyLayerRecord(Event):
     """``offset`` and ``length`` cover header, body and padding."""
 
@@ -93,19 +93,19 @@ class AnyLayerRecord(Event):
         return self.body.offset + field_offset(self.head.dtype, field)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class LibxlRecord(AnyLayerRecord):
     """``name`` depends on the numbering; body and length of LIBXC_CONTEXT are without the libxc stream."""
 
     numbering: NumberingName
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Record(AnyLayerRecord):
     """A libxc record."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class PageData(Record):
     """``head`` has count and reserved; a page for each word whose type has data, in their order."""
 
@@ -135,7 +135,7 @@ class PageData(Record):
         return self.body.offset + libxc.PAGE_DATA.itemsize + index * libxc.PFN_WORD.itemsize
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class EndOfStream(Event):
     """Behind the END of the outer layer; always the last event, of length 0."""
 

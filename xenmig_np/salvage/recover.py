@@ -363,7 +363,7 @@ class Recovery:
             why = "their compressed pages build on what is lost"
         else:
             with PageStore() as store:
-                later = list(later_checkpoints(self._reading, store))
+                later = list(later_checkpoints(self._reading, lambda: store))
             if self._source.bad.meet(at, self._reading.cursor.at):
                 why = "some of them cannot be read"
         if why or not self._source.zeros(self._reading.cursor.at, self._end):
