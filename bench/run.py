@@ -15,6 +15,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 
 from harness import machine, report
@@ -22,6 +23,7 @@ from harness.cases import CASES, SMALLER, Case
 from harness.measuring import Bench, Result, Settings
 from harness.pairs import MIB
 from harness.plot import plot
+from harness.steady import held
 
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 TINY_MEMORY = SMALLER * MIB
@@ -64,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     add("--dir", metavar="DIR", help="where to work (default: the folder for temporary files)")
     add("--zero-share", type=share, default=0.25, metavar="0..1", help="of zero pages (default: 0.25)")
     add("--count", type=several, default=1000, metavar="N", help="of the many small images (default: 1000)")
+    steady = "hold so much memory in small pieces and leave every other one to the runs (harness/steady.py)"
+    add("--steady", type=size, default=0, metavar="SIZE", help=steady)
     add("--cold", action="store_true", help="drop inputs from the page cache before each run")
     add(
         "--with",
@@ -98,6 +102,7 @@ def settings_of(options: argparse.Namespace, folder: str) -> Settings:
         zeros=options.zero_share,
         count=TINY_COUNT if options.tiny else options.count,
         cold=options.cold,
+        steady=options.steady,
         options=tuple(options.options),
         old_tools=machine.old_tools(),
     )
@@ -135,7 +140,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.cold and machine.filesystem(folder) == machine.TMPFS:
             parser().error("--cold: tmpfs is nothing but page cache; give a --dir on a disk")
         settings = settings_of(options, folder)
-        results = measured(plan, Bench(settings))
+        try:
+            with held(options.steady) if options.steady else nullcontext():
+                results = measured(plan, Bench(settings))
+        except MemoryError as error:
+            parser().error(f"--steady: {error}")
         where = machine.described(folder)
     print(f"\n{report.table(results)}")
     command = shlex.join(["python", "bench/run.py", *words])

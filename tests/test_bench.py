@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.inputs import Input, Inputs, forget
 from harness.measuring import Bench, Result, Settings
 from harness.pairs import BEYOND, MIB, PEAK, RATIO, USER, Pair, interleaved, spread, typical
 from harness.processes import Command, Failed, Pipeline, Usage, run
+from harness.steady import held
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "bench" / "run.py"
@@ -106,6 +108,23 @@ def report_rows(text: str) -> list[list[str]]:
     rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     assert {len(row) for row in rows} == {len(report.TITLES)}
     return rows
+
+
+def test_memory_that_is_held_in_pieces(tmp_path: Path, folder: Path) -> None:
+    kept = tmp_path / "results.md"
+    ran = bench("info-import", "--tiny", "--dir", folder, "--steady", "64MiB", "--record", kept)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "64 MiB of memory held in pieces" in kept.read_text()
+    with held(64 * MIB) as process:
+        held_bytes = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        assert 32 * MIB <= held_bytes < 56 * MIB
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_memory_that_cannot_be_held(folder: Path) -> None:
+    ran = bench("info-import", "--tiny", "--dir", folder, "--steady", "1000000000GiB")
+    assert (ran.returncode, "--steady: " in ran.stderr, "Traceback" in ran.stderr) == (2, True, False)
+    assert not list(folder.iterdir())
 
 
 def test_cases_with_debians_tools(tmp_path: Path, folder: Path) -> None:
@@ -350,4 +369,6 @@ def test_sizes_of_inputs_are_enough(folder: Path) -> None:
 
 
 def settings(folder: Path) -> Settings:
-    return Settings(str(folder), pairs=1, warm=0, zeros=0.25, count=1, cold=False, options=(), old_tools="")
+    return Settings(
+        str(folder), pairs=1, warm=0, zeros=0.25, count=1, cold=False, steady=0, options=(), old_tools=""
+    )

@@ -275,6 +275,14 @@ def test_one_byte_is_enough(small_jobs: None) -> None:
         assert sparse_file(bytes(data))[0] == data
 
 
+def test_every_value_of_a_byte_is_no_zero() -> None:
+    """Blocks are looked at as booleans, which have other values than 0 and 1 here."""
+    data = b"".join(bytes([value]).ljust(BLOCK, b"\0") + bytes(7 * BLOCK) for value in range(256))
+    got, room = sparse_file(data)
+    assert got == data
+    assert room <= len(data) - 8 * BLOCK
+
+
 def test_file_that_ends_with_a_hole(tmp_path: Path) -> None:
     segments: list[Segment] = [Literal(b"begin"), Literal(bytes(MIB))]
     assert into_file(segments, tmp_path / "new", sparse=True) == b"begin" + bytes(MIB)

@@ -32,6 +32,8 @@ class Settings:
     """Of the many small images."""
     cold: bool
     """Every run finds its input out of the page cache."""
+    steady: int
+    """Bytes held in pieces, so that memory stays with this machine between two runs; 0: none."""
     options: tuple[str, ...]
     """Given to every ``xenmig-np convert``."""
     old_tools: str

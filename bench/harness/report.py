@@ -162,6 +162,8 @@ def section(
         f"{settings.count:,} small images",
         "cold cache" if settings.cold else "warm cache",
     ]
+    if settings.steady:
+        how.append(f"{settings.steady / MIB:,.0f} MiB of memory held in pieces")
     told = [f"- {key}: {value}" for key, value in machine.items()] + [f"- runs: {', '.join(how)}"]
     heading = f"## {day}, {machine['file system']}"
     return "\n".join(["", heading, "", *told, "", "```sh", command, "```", "", table(results), ""])

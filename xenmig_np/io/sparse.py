@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import re
+from typing import Final
 
 import numpy as np
 
-from xenmig_np.io.runs import runs
 from xenmig_np.io.sink import Sink, write_all
 from xenmig_np.limits import KIB
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 BLOCK: Final = 4096
 """Bytes of a file system's block: a smaller hole takes the room all the same."""
-WORDS: Final = BLOCK // 8
 HOLE_MIN: Final = 32 * KIB
 """A smaller hole costs more than it saves: one write more, and one extent more of the file."""
+HOLE: Final = re.compile(b"\0{%d,}" % (HOLE_MIN // BLOCK))
+"""Among bytes that say of each block whether there is anything in it."""
 
 
 class SparseSink(Sink):
@@ -40,24 +38,14 @@ class SparseSink(Sink):
 
 
 def _extents(part: bytes | memoryview, at: int) -> list[tuple[int, int]]:
-    """(begin, end) of what has to be written of bytes that go to ``at``: all but whole blocks of zeros."""
+    """(begin, end) of what has to be written of bytes that go to ``at``: all but holes."""
     begin = -at % BLOCK
     count = (len(part) - begin) // BLOCK
     if count <= 0:
         return [(0, len(part))] if len(part) else []
-    zeros = _zeros(np.frombuffer(part, np.uint8, count * BLOCK, begin))
-    blocks = np.flatnonzero(zeros)
-    holes = [(first, number) for first, number in runs(blocks) if number * BLOCK >= HOLE_MIN]
-    edges = [begin + BLOCK * block for first, number in holes for block in (first, first + number)]
+    # as booleans: a look at a block ends at its first byte that is not zero
+    blocks = np.frombuffer(part, np.bool_, count * BLOCK, begin).reshape(count, BLOCK)
+    holes = HOLE.finditer(blocks.any(axis=1).tobytes())
+    edges = [begin + BLOCK * block for hole in holes for block in hole.span()]
     bounds = [0, *edges, len(part)]
     return [(low, high) for low, high in zip(bounds[::2], bounds[1::2], strict=True) if low < high]
-
-
-def _zeros(blocks: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which blocks are zeros; a look at one word of each spares most of the work."""
-    words = blocks.view("V8").view(np.uint64).reshape(-1, WORDS)
-    zeros: NDArray[np.bool_] = words[:, WORDS // 2] == 0
-    candidates = np.flatnonzero(zeros)
-    if len(candidates):
-        zeros[candidates] = np.bitwise_or.reduce(words[candidates], axis=1) == 0
-    return zeros
