@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xenmig_np.errors import NotRecognised, NotSupported
 from xenmig_np.wire import carriers
@@ -15,8 +14,7 @@ ENOUGH: Final = 32
 """Bytes that have to be alike before a file is called blank."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recognised:
+class Recognised(NamedTuple):
     """A file that is named and not read."""
 
     name: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xenmig_np.carriers import known, libvirt, xapi, xend
@@ -55,8 +54,7 @@ PREAMBLES: Final = {
 """What captures of migrations have before the carrier."""
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
+class Carried(NamedTuple):
     """A carrier and where its stream begins."""
 
     carrier: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from xenmig_np.carriers import libvirt, xapi
 from xenmig_np.carriers import xl as xl_carrier
@@ -58,8 +58,7 @@ RULE: Final = "containers 9.4"
 CONFIG_HINT: Final = "give one with --config FILE"
 
 
-@dataclass(frozen=True, slots=True)
-class Wrapping:
+class Wrapping(NamedTuple):
     """A container for one stream."""
 
     container: Container
@@ -86,8 +85,7 @@ class Wrapping:
         return f"{target.restored_by}, with {restorer}" if restorer else target.restored_by
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What the user asks for."""
 
     container: Container = Container.AUTO

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,7 @@ TYPE: Final = re.compile(rb"\(ty[\s(]+(HVM|PV)\b")
 GUESTS: Final = {b"HVM": Guest.HVM, b"PV": Guest.PV}
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record of a structured image."""
 
     type: RecordType

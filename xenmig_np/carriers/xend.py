@@ -25,9 +25,6 @@ IA64: Final = Recognised(
 )
 
 
-GUESTS: Final = dict.fromkeys(xend.HVM_HEADS, Guest.HVM) | dict.fromkeys(xend.PV_HEADS, Guest.PV)
-
-
 @dataclass(frozen=True, slots=True)
 class XendHeader:
     """The head of a xend file: magic, length, s-expression."""
@@ -54,8 +51,13 @@ class XendHeader:
 
     @property
     def guest(self) -> Guest | None:
+        from xenmig_np.carriers.config.domain import HVM_HEADS, PV_HEADS  # noqa: PLC0415 - as above
+
         image = self._entries.get(b"image")
-        return GUESTS.get(image[0]) if isinstance(image, tuple) and isinstance(image[0], bytes) else None
+        head = image[0] if isinstance(image, tuple) else None
+        if head in HVM_HEADS:
+            return Guest.HVM
+        return Guest.PV if head in PV_HEADS else None
 
     @property
     def _entries(self) -> Entries:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -29,8 +28,7 @@ DROP_EVERY: Final = 64 * MIB
 """Bytes written before what lies behind is put on the disk and out of memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
+class Manner(NamedTuple):
     """How an output is written."""
 
     sparse: bool = False

@@ -5,8 +5,7 @@ legacy-stream.md 10, containers.md 9.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -32,8 +31,7 @@ FIRST_BATCH_USUAL: Final = 16
 """Ordinary files fake a first batch of fewer words (containers.md 9.2): they are read to the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Detected:
+class Detected(NamedTuple):
     """A shape, and why."""
 
     shape: Shape

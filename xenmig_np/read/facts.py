@@ -77,7 +77,7 @@ class Notes:
         return self._kept + more
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Facts:
     """Sums and small things of one image; arrays as large as the guest, but nothing of its pages.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from xenmig_np.errors import InvalidImage, Note
 from xenmig_np.io.cursor import Cursor
@@ -24,8 +24,7 @@ WRONG_PLACE = "an image of the other --width or --guest, or damage before this p
 """The hint where a field that cannot be true is probably no such field."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What no field of an image says, and every field depends on."""
 
     width: int
@@ -37,7 +36,7 @@ class Shape:
         return legacy.WORDS[self.width]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Decoded:
     """Pages of a compressed body, in the order of the entries that announce them."""
 
@@ -52,7 +51,7 @@ class Decoded:
         return places
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Reading:
     """An image that is being read."""
 

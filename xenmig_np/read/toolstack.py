@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +10,7 @@ from xenmig_np.errors import InvalidImage
 from xenmig_np.wire import legacy
 
 
-@dataclass(frozen=True, slots=True)
-class Physmap:
+class Physmap(NamedTuple):
     """A range of guest memory that the device model moved; ``name`` None: it has none."""
 
     phys_offset: int

@@ -355,8 +355,7 @@ def _types(words: NDArray[np.uint64], bits: int) -> tuple[NDArray[np.uint8], int
 # ---- what a whole stream is ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StreamKind:
+class StreamKind(NamedTuple):
     """What the headers of a stream say."""
 
     format: Format
@@ -420,7 +419,7 @@ def _kind(
     )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Tally:
     """Sums over the events of one stream."""
 

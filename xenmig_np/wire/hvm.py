@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -134,8 +133,7 @@ VCPUS_MAX: Final = 128
 CONTEXT_VERSION: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class ContextForm:
+class ContextForm(NamedTuple):
     """A row of the table of context records: lengths without the record's head (legacy-stream.md 7.2)."""
 
     lengths: tuple[int, ...] = ()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from xenmig_np.options import TargetName
 from xenmig_np.wire import libxl, xl
 from xenmig_np.wire.hvm import HvmParam
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """What one family of releases writes and restores."""
 
     name: TargetName
@@ -22,7 +22,7 @@ class Target:
     xl_flag: int
     """Set in the xl header when a libxl stream follows."""
     restored_by: str
-    param_numbers: dict[HvmParam, int] = field(default_factory=dict)
+    param_numbers: Mapping[HvmParam, int] = MappingProxyType({})
     """Parameters whose number differs from the released one."""
     params_unknown: frozenset[HvmParam] = frozenset()
     """Parameters that this numbering cannot express."""

@@ -11,9 +11,6 @@ HEADER: Final = np.dtype([("magic", f"V{len(MAGIC)}"), ("config_length", ">i4")]
 """The s-expression follows, without NUL; the length alone is big-endian."""
 CONFIG_MIN: Final = 8
 """``(domain)``"""
-HVM_HEADS: Final = (b"hvm", b"vmx")
-PV_HEADS: Final = (b"linux",)
-"""What stands first in ``(image (``."""
 RELOCATION: Final = (b"receive\n", b"sslreceive\n")
 """What precedes the head in a capture of a migration."""
 IA64_VERSIONS: Final = (1, 2, 3)

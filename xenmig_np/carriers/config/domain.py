@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from xenmig_np.carriers.config.sxp import Sxp, shown
 from xenmig_np.carriers.config.values import ABSENT, DEFAULTS
-from xenmig_np.wire.xend import HVM_HEADS, PV_HEADS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Set as AbstractSet
+
+HVM_HEADS = (b"hvm", b"vmx")
+PV_HEADS = (b"linux",)
 
 Entries = dict[bytes, Sxp]
 
