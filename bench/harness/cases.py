@@ -63,6 +63,8 @@ class Case:
     width: int = 64
     form: str = "image"
     """Of the input: "image", "stream" or "many"."""
+    count: int | None = None
+    """Of many images, if not that of the command line."""
     zeros: float | None = None
     """Share of zero pages, if not that of the command line."""
     needs: str = ""
@@ -239,4 +241,20 @@ MANY = (
     ),
 )
 
-CASES = (*CONVERT, *PIPES, *VERIFY, *LOOK, *START, *MANY)
+SEVERAL = 2
+ARCHIVE = (
+    Case("batch-copy", work.batch, work.many_copy, (Check(BEYOND, 20),), SMALL, fixed=True, form="many"),
+    *(
+        Case(f"batch-{name}-batch", more, work.batch, (Check(BEYOND),), SMALL, fixed=True, form="many")
+        for name, more in (
+            ("sync", work.batch_sync),
+            ("sha256", work.batch_sha256),
+            ("xxh3", work.batch_xxh3),
+            ("prove", work.batch_prove),
+        )
+    ),
+    Case("batch-large-convert", work.batch_one, work.convert_each, ratio(1.1), form="many", count=SEVERAL),
+    Case("batch-two-jobs-one", work.batch_two, work.batch_one, ratio(1.0), form="many", count=SEVERAL),
+)
+
+CASES = (*CONVERT, *PIPES, *VERIFY, *LOOK, *START, *MANY, *ARCHIVE)

@@ -100,7 +100,7 @@ class Bench:
 
     def _input(self, case: Case, memory: int) -> Input:
         zeros = self.settings.zeros if case.zeros is None else case.zeros
-        count = self.settings.count if case.form == "many" else 1
+        count = (case.count or self.settings.count) if case.form == "many" else 1
         return Input(case.form, case.guest, case.width, memory, zeros, count)
 
     def _place(self, case: Case, given: str, output: str) -> work.Place:

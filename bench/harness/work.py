@@ -242,3 +242,49 @@ def many_convert_unchecked(place: Place) -> Work:
 
 def many_copy(place: Place) -> Work:
     return Work("copyfile()", alone(by_library("copy", place.input, place.output)), place.output)
+
+
+# ---- an archive --------------------------------------------------------------------------------------------
+
+
+def _batch(place: Place, *more: str) -> Work:
+    words = ("--quiet", "--progress", "none", *more, "--out", place.output, place.input)
+    told = " ".join(word for word in more if word.startswith("--") or word.isalnum())
+    return Work(f"batch run {told}", alone(ours("batch", "run", *words)), place.output)
+
+
+def batch(place: Place) -> Work:
+    return _batch(place, "--no-sync", "--digest", "none")
+
+
+def batch_sync(place: Place) -> Work:
+    return _batch(place, "--digest", "none")
+
+
+def batch_sha256(place: Place) -> Work:
+    return _batch(place, "--no-sync", "--digest", "sha256")
+
+
+def batch_xxh3(place: Place) -> Work:
+    return _batch(place, "--no-sync", "--digest", "xxh3")
+
+
+def batch_prove(place: Place) -> Work:
+    return _batch(place, "--no-sync", "--digest", "none", "--prove")
+
+
+def batch_one(place: Place) -> Work:
+    return _batch(place, "--no-sync", "--digest", "none", "--jobs", "1")
+
+
+def batch_two(place: Place) -> Work:
+    return _batch(place, "--no-sync", "--digest", "none", "--jobs", "2")
+
+
+def convert_each(place: Place) -> Work:
+    """One command behind the other, into a folder."""
+    names = sorted(os.listdir(place.input)) if place.input else []
+    paths = [(os.path.join(place.input, name), os.path.join(place.output, name)) for name in names]
+    commands = [Command(("mkdir", place.output)), *(_convert(place, "--no-sync", *both) for both in paths)]
+    steps = tuple(step for command in commands for step in alone(command))
+    return Work("convert --no-sync, each", steps, place.output)
