@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import ENVIRONMENT, sample
+from conftest import ENVIRONMENT, piped, sample, xenmig
 
 from xenmig_np.batch import BatchOptions, Item, Result, convert_item, merge, results
 from xenmig_np.batch.manifest import InvalidManifest, Manifest, end_line, lines, run_line
@@ -187,6 +187,15 @@ def test_merge_takes_the_last_result(tmp_path: Path) -> None:
     assert merge([second], merged, force=True) == 2
 
 
+def test_manifest_from_a_pipe(tmp_path: Path) -> None:
+    """It is read twice all the same."""
+    results_of_two = [one_result(input="/b"), one_result(input="/a"), one_result(input="/b", began=9.0)]
+    text = "".join(json.dumps(result.to_dict()) + "\n" for result in results_of_two)
+    with piped(text.encode()) as pipe:
+        ran = xenmig("batch", "list", "--null", f"/dev/fd/{pipe}", pass_fds=(pipe,))
+    assert (ran.code, ran.out) == (0, b"/a\0/b\0")
+
+
 def test_large_manifest_takes_little_memory(tmp_path: Path) -> None:
     """100,000 images that are done, in a folder tree of as many files: the parent alone, below 200 MiB."""
     old, new = tmp_path / "old", tmp_path / "new"
@@ -227,4 +236,20 @@ def test_large_manifest_takes_little_memory(tmp_path: Path) -> None:
     )
     again, done, peak = map(int, ran.stdout.split())
     assert (again, done) == (0, count)
+    assert peak < 200 << 10
+    program = (
+        "import sys; import xenmig_np.batch as b\n"
+        "count = b.merge([sys.argv[1]], sys.argv[2])\n"
+        "status = open('/proc/self/status').read().split()\n"
+        "print(count, status[status.index('VmHWM:') + 1])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, new / "xenmig-np.jsonl", tmp_path / "merged"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=True,
+    )
+    merged, peak = map(int, ran.stdout.split())
+    assert merged == count
     assert peak < 200 << 10

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from xenmig_np.batch.places import sync_folder
 from xenmig_np.batch.result import SCHEMA, SCHEMA_VERSION, Result
@@ -140,18 +140,22 @@ def lines(path: str) -> Iterator[dict[str, Any]]:
     Raises :class:`InvalidManifest`, :class:`NotSupported` for one of a later version,
     :class:`InputOutputError`.
     """
-    at = 0
     try:
         with open(path, "rb") as file:
-            while (data := file.readline(LINE_MAX)).endswith(b"\n"):
-                yield _parsed(data, path, at)
-                at += len(data)
-            if len(data) == LINE_MAX:
-                raise InvalidManifest(
-                    path=path, offset=at, item="line", found=f"more than {LINE_MAX:,} bytes"
-                )
+            for _, line in located(file, path):
+                yield line
     except OSError as error:
         raise InputOutputError("cannot be read", path=path, cause=error) from error
+
+
+def located(file: IO[bytes], path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(offset, line) of each from where the file stands on. Raises as :func:`lines`, and OSError."""
+    at = file.tell()
+    while (data := file.readline(LINE_MAX)).endswith(b"\n"):
+        yield at, _parsed(data, path, at)
+        at += len(data)
+    if len(data) == LINE_MAX:
+        raise InvalidManifest(path=path, offset=at, item="line", found=f"more than {LINE_MAX:,} bytes")
 
 
 def _parsed(data: bytes, path: str, at: int) -> dict[str, Any]:
@@ -179,10 +183,15 @@ def results(path: str) -> Iterator[Result]:
     """The results in a manifest in order: of an image that was tried again, each. Raises as :func:`lines`."""
     for number, line in enumerate(lines(path), 1):
         if line.get("event") == "image":
-            try:
-                yield Result.from_dict(line)
-            except TypeError as error:
-                raise InvalidManifest(path=path, item=f"line {number}", found=str(error)) from error
+            yield result_of(line, path, f"line {number}")
+
+
+def result_of(line: dict[str, Any], path: str, item: str) -> Result:
+    """The result that a line of an image holds. Raises :class:`InvalidManifest`."""
+    try:
+        return Result.from_dict(line)
+    except TypeError as error:
+        raise InvalidManifest(path=path, item=item, found=str(error)) from error
 
 
 def run_line(run: str, out: str, **facts: Any) -> dict[str, Any]:  # noqa: ANN401 - plain values
