@@ -286,6 +286,26 @@ def test_disk_becomes_full(old: Path, undisturbed: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
+def test_disk_becomes_full_that_has_the_manifest_too(old: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Whether a line still finds room is chance; nothing is lost either way."""
+    new = tmp_path / "new"
+    with small_file_system(new, "24m"):
+        with begun("run", old, "--out", new, "--rate", RATE, "--jobs", "2") as process:
+            wait_for(lambda: ended(new) >= 2)
+            filler = new / "filler"
+            with contextlib.suppress(OSError):
+                filler.write_bytes(bytes(24 * MIB))
+            _, told = process.communicate(timeout=PATIENCE)
+        assert process.returncode in {4, 5}
+        assert b"no space left" in told.lower()
+        names = tree(undisturbed)
+        assert all(names[name] == data for name, data in tree(new, ["filler", "xenmig-np.jsonl"]).items())
+        filler.unlink()
+        assert batch("run", old, "--out", new, "--resume").code == 5
+        assert_like(new, undisturbed)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a small file system")
 def test_disk_of_the_manifest_is_full(old: Path, undisturbed: Path, tmp_path: Path) -> None:
     new, place = tmp_path / "new", tmp_path / "place"
     with small_file_system(place, "8k"):
